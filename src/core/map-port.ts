@@ -96,7 +96,8 @@ export function isPerCpuKind(kind: MapKind): boolean {
 export function shapeDifferences(ours: MapShape, theirs: MapShape): string[] {
   const out: string[] = [];
   if (ours.kind !== theirs.kind) out.push(`kind is ${ours.kind} here and ${theirs.kind} there`);
-  if (ours.keyBytes !== theirs.keyBytes) out.push(`key is ${ours.keyBytes} B here and ${theirs.keyBytes} B there`);
+  if (ours.keyBytes !== theirs.keyBytes)
+    out.push(`key is ${ours.keyBytes} B here and ${theirs.keyBytes} B there`);
   if (ours.valueBytes !== theirs.valueBytes)
     out.push(`value is ${ours.valueBytes} B here and ${theirs.valueBytes} B there`);
   return out;

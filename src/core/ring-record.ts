@@ -32,7 +32,7 @@ export class RingRecords {
   keyBytes = 0;
   valueOffset = 0;
   valueBytes = 0;
-  #view = new DataView(new ArrayBuffer(0));
+  #view: DataView = new DataView(new ArrayBuffer(0));
   #next = 0;
   #end = 0;
 

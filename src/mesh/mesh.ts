@@ -22,6 +22,10 @@ export interface PeerStatus {
   readonly topics: readonly string[];
   /** Messages of this peer (as the last hop) that were rejected. */
   readonly rejected: number;
+  /** Bytes queued towards the peer. */
+  readonly queuedBytes: number;
+  /** The peer takes messages too slowly: it no longer paces the publisher, and needs a reconcile when it recovers. */
+  readonly lagging: boolean;
 }
 
 /** A bidirectional stream of length-prefixed frames with backpressure. */
@@ -82,14 +86,17 @@ export interface Mesh {
   peers(): PeerStatus[];
 
   /**
-   * Subscribes to a topic. `onMessage` is the validator and the consumer in one, so that nothing is decoded twice;
+   * Subscribes to a topic, named within the cluster (the wire name has the cluster in front). `onMessage` is the validator and the consumer in one, so that nothing is decoded twice;
    * it must answer synchronously and must not throw.
    */
   subscribe(topic: string, onMessage: (data: Uint8Array, fromPeerId: string) => Verdict): void;
   unsubscribe(topic: string): void;
   /** Publishes to the topic's peers. @throws MapmeshError ERR_LIMIT if over {@link MESSAGE_BYTES_MAX}. */
   publish(topic: string, data: Uint8Array): Promise<PublishResult>;
-  /** Bytes queued towards the slowest greeted peer on a topic's streams: the flush paces itself by it. */
+  /**
+   * Bytes queued towards the slowest peer that keeps up: the flush paces itself by it. A peer that stays behind
+   * for a second no longer counts, so that it costs the others nothing; what overflows its queue is in `missed`.
+   */
   backlogBytes(): number;
 
   /** Opens a stream to a greeted peer. */

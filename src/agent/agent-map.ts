@@ -1,0 +1,57 @@
+/** A replicated map as the agent handles it: the core's map, its place in the mesh, and how far it has come. */
+import type { CaptureLosses, CaptureTier } from '../core/capture-port.js';
+import type { ReplicatedMap } from '../core/replicated-map.js';
+
+/**
+ * `joining`: taking the mesh's state, kernel map untouched but for what wins; `live`: in step;
+ * `refused`: not replicated, {@link AgentMap.refusal} says why.
+ */
+export type AgentMapState = 'joining' | 'live' | 'refused';
+
+export interface SweepRecord {
+  readonly atMs: number;
+  readonly durationMs: number;
+  readonly entries: number;
+  readonly repairs: number;
+}
+
+export class AgentMap {
+  readonly core: ReplicatedMap;
+  readonly topic: string;
+  readonly tier: CaptureTier;
+  state: AgentMapState = 'joining';
+  refusal = '';
+  /** What nodes with another shape of the map say of it, by PeerId. */
+  readonly mismatches = new Map<string, string>();
+  lastSweep: SweepRecord | null = null;
+  /** Why the last sweep failed; empty when it did not. */
+  sweepProblem = '';
+  /** Losses that a sweep has already been started for. */
+  sweptLosses = 0;
+  /** Events that cannot be accounted for, as of the last look. */
+  losses: CaptureLosses = { ringFull: 0, skipped: 0, unreadable: 0 };
+
+  constructor(core: ReplicatedMap, topic: string, tier: CaptureTier) {
+    this.core = core;
+    this.topic = topic;
+    this.tier = tier;
+  }
+
+  get name(): string {
+    return this.core.name;
+  }
+
+  /** A `memory:` map is only ever written by this agent: there is nothing to capture or to sweep. */
+  get isMemory(): boolean {
+    return this.core.port.info.kernelId === null;
+  }
+
+  get lost(): number {
+    return this.losses.ringFull + this.losses.skipped + this.losses.unreadable;
+  }
+
+  refuse(reason: string): void {
+    this.state = 'refused';
+    this.refusal = reason;
+  }
+}

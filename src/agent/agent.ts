@@ -1,0 +1,335 @@
+/**
+ * The agent: opens the maps, captures their changes, joins the mesh, serves the API, and takes all that down again.
+ *
+ *     const agent = await startAgent(settings, log);
+ *     agent.multiaddrs;          // ready to paste as another's --bootstrap
+ *     await agent.stop();        // nothing left behind: no program, fd, socket or timer
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { startApiServer } from '../api/server.js';
+import type { Log } from '../config/log.js';
+import type { AgentSettings } from '../config/settings.js';
+import { mapIdOf } from '../core/batch.js';
+import { toHex } from '../core/bytes.js';
+import type { CapturePort } from '../core/capture-port.js';
+import type { Clock } from '../core/clock.js';
+import { MapmeshError } from '../core/errors.js';
+import { HybridClock } from '../core/hybrid-clock.js';
+import type { MapPort } from '../core/map-port.js';
+import { Origins } from '../core/origins.js';
+import { ReplicatedMap } from '../core/replicated-map.js';
+import { WriteWindows } from '../core/write-windows.js';
+import { openCapture } from '../kernel/capture.js';
+import { openMap } from '../kernel/map-selector.js';
+import {
+  createSigner,
+  createVerifier,
+  decodeIdentity,
+  generateIdentity,
+  publicKeyOfPeerId,
+} from '../mesh/identity.js';
+import { createMesh } from '../mesh/libp2p-mesh.js';
+import type { Mesh, Verdict } from '../mesh/mesh.js';
+import { parseSecret } from '../mesh/secret.js';
+import { openDataDir } from '../persist/data-dir.js';
+import { AgentMap } from './agent-map.js';
+import { Control } from './control.js';
+import type { AgentHello } from './hello.js';
+import { Membership } from './membership.js';
+import type { AgentParts } from './parts.js';
+import { OriginNames } from './origin-names.js';
+import { Puller } from './puller.js';
+import { Pump } from './pump.js';
+import { Readiness } from './readiness.js';
+import { Sweeps } from './sweeps.js';
+import { SystemClock } from './system-clock.js';
+import { VERSION } from './version.js';
+
+/** How often it is checked whether the mesh has turned this node away for good. */
+const BOOTSTRAP_CHECK_MS = 250;
+
+export interface RunningAgent {
+  readonly multiaddrs: readonly string[];
+  /** HOST:PORT on which the API listens. */
+  readonly apiAddress: string;
+  /** Rejects when the agent cannot go on (turned away by the mesh, no map left); pends for ever otherwise. */
+  readonly failed: Promise<never>;
+  /** Says goodbye and frees everything. Safe to call twice. */
+  stop(): Promise<void>;
+}
+
+/** What tests replace. */
+export interface AgentOverrides {
+  readonly clock?: Clock;
+}
+
+/** Runs what was pushed, last first. */
+class Cleanup {
+  readonly #steps: (() => unknown)[] = [];
+
+  push(step: () => unknown): void {
+    this.#steps.push(step);
+  }
+
+  async run(): Promise<void> {
+    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) await step();
+  }
+}
+
+/**
+ * Starts an agent.
+ * @throws MapmeshError of any code that concerns settings, maps, capture, ports, data directory; nothing is left open then.
+ */
+export async function startAgent(
+  settings: AgentSettings,
+  log: Log,
+  overrides: AgentOverrides = {},
+): Promise<RunningAgent> {
+  const cleanup = new Cleanup();
+  try {
+    return await start(settings, log, overrides, cleanup);
+  } catch (error) {
+    await cleanup.run();
+    throw error;
+  }
+}
+
+async function start(
+  settings: AgentSettings,
+  log: Log,
+  overrides: AgentOverrides,
+  cleanup: Cleanup,
+): Promise<RunningAgent> {
+  const secret = settings.secretFile === null ? null : await readSecret(settings.secretFile);
+  const identity = await loadIdentity(settings, cleanup);
+  const ports = openPorts(settings, cleanup);
+  const capture = openCapture(settings.capture, { ringBytes: settings.ringBytes });
+  cleanup.push(() => capture.close());
+
+  const clock = overrides.clock ?? new SystemClock();
+  const hlc = new HybridClock();
+  const signer = createSigner(identity);
+  const origins = new Origins(signer.publicKey);
+  const maps = makeMaps(settings, ports, capture, { clock, hlc, origins, signer, secret });
+
+  let fail: (error: unknown) => void = () => undefined;
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => undefined); // who wants to know waits for it
+
+  const mesh = createMesh(
+    {
+      describe: () => describe(maps, membership.ready),
+      onHello: (peerId, app) => membership.hello(peerId, app),
+      onPeerUp: (peerId) => log.info({ peerId }, 'peer up'),
+      onPeerDown: (peerId) => {
+        log.info({ peerId }, 'peer down');
+        membership.gone(peerId);
+      },
+      onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
+    },
+    {
+      cluster: settings.cluster,
+      listen: settings.listen,
+      bootstrap: settings.bootstrap,
+      allow: settings.allow,
+      secret,
+      identity,
+    },
+    { log },
+  );
+  const pump = new Pump(maps, capture, mesh, log, fail);
+  const sweeps = new Sweeps(maps, { pump, capture, log, random: Math.random }, settings.sweepIntervalMs);
+  const puller = new Puller(maps, mesh, origins, log, {
+    onMerged: () => pump.scheduleApply(),
+    onPulled: (map, peerId) => membership.pulled(map, peerId),
+  });
+  const membership = new Membership(maps, puller, mesh.peerId, settings.bootstrap.length === 0, log, {
+    onCaughtUp: (map) => goLive(map).catch(fail),
+    onAllRefused: fail,
+    headOf: (map, peerId) => map.core.replica.heads.get(origins.intern(publicKeyOfPeerId(peerId))),
+  });
+  const readiness = new Readiness(() => membership.ready);
+  pump.onSweepWanted = (map) => sweeps.want(map);
+
+  /** The mesh's state is here: compares the kernel map with it, applies what won, and opens for business. */
+  async function goLive(map: AgentMap): Promise<void> {
+    await sweeps.sweep(map, 'initial');
+    await pump.applied(map);
+    if (map.state !== 'joining') return;
+    map.state = 'live';
+    log.info({ map: map.name, entries: map.core.replica.entries, capture: map.tier }, 'map is live');
+    readiness.changed();
+  }
+
+  const parts: AgentParts = {
+    settings,
+    version: VERSION,
+    clock,
+    hlc,
+    names: new OriginNames(origins),
+    maps,
+    mesh,
+    pump,
+    sweeps,
+    membership,
+    readiness,
+  };
+  const api = await startApiServer({ control: new Control(parts), log }, settings.api);
+  cleanup.push(() => api.close());
+  cleanup.push(() => mesh.stop());
+  for (const map of maps) mesh.subscribe(map.topic, (frame, from) => receive(parts, puller, map, frame, from));
+  await mesh.start();
+  cleanup.push(() => sweeps.stop());
+  cleanup.push(() => pump.stop());
+  cleanup.push(() => puller.stop());
+  pump.start();
+  membership.start();
+  cleanup.push(watchBootstrap(settings, mesh, membership, fail));
+
+  return {
+    multiaddrs: mesh.multiaddrs(),
+    apiAddress: api.address,
+    failed,
+    stop: () => cleanup.run(),
+  };
+}
+
+async function readSecret(path: string): Promise<Uint8Array> {
+  try {
+    return parseSecret(await readFile(path));
+  } catch (error) {
+    if (error instanceof MapmeshError) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new MapmeshError('ERR_SECRET', `Cannot read secret file "${path}": ${reason}`, {
+      hint: 'Make one with "mapmesh secret > FILE" and copy it to every node.',
+      cause: error,
+    });
+  }
+}
+
+async function loadIdentity(settings: AgentSettings, cleanup: Cleanup): Promise<Uint8Array> {
+  if (settings.dataDir === null) return generateIdentity();
+  const dataDir = await openDataDir(settings.dataDir, {
+    cluster: settings.cluster,
+    randomIdentity: generateIdentity,
+    checkIdentity: decodeIdentity,
+  });
+  cleanup.push(() => dataDir.close());
+  return dataDir.identity;
+}
+
+/** Opens every map, or none. */
+function openPorts(settings: AgentSettings, cleanup: Cleanup): Map<string, MapPort> {
+  const ports = new Map<string, MapPort>();
+  for (const { name, selector } of settings.maps) {
+    const port = openMap(selector);
+    cleanup.push(() => port.close());
+    ports.set(name, port);
+  }
+  return ports;
+}
+
+interface MapComponents {
+  readonly clock: Clock;
+  readonly hlc: HybridClock;
+  readonly origins: Origins;
+  readonly signer: { readonly publicKey: Uint8Array; sign(bytes: Uint8Array): Uint8Array };
+  readonly secret: Uint8Array | null;
+}
+
+function makeMaps(
+  settings: AgentSettings,
+  ports: ReadonlyMap<string, MapPort>,
+  capture: CapturePort,
+  { clock, hlc, origins, signer, secret }: MapComponents,
+): AgentMap[] {
+  const components = {
+    clock,
+    hlc,
+    origins,
+    windows: new WriteWindows(),
+    hash: sha256,
+    sign: signer.sign,
+    verify: createVerifier(),
+  };
+  const digestKey = sha256(Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]));
+  return [...ports].map(([name, port]) => {
+    const mapId = mapIdOf(settings.cluster, name, port.info, sha256);
+    const core = new ReplicatedMap(port, components, {
+      name,
+      mapId,
+      digestKey: digestKey.subarray(0, 16),
+      indexKey: randomBytes(16),
+      // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
+      firstSeq: clock.wallUs(),
+      skewUsMax: settings.skewMsMax * 1000,
+    });
+    const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
+    const topic = `/mapmesh/1/${settings.cluster}/map/${name}/${toHex(mapId.subarray(0, 8))}`;
+    return new AgentMap(core, topic, tier);
+  });
+}
+
+function sha256(bytes: Uint8Array): Uint8Array {
+  return createHash('sha256').update(bytes).digest();
+}
+
+function describe(maps: readonly AgentMap[], ready: boolean): AgentHello {
+  return {
+    ready,
+    maps: maps
+      .filter((map) => map.state !== 'refused')
+      .map(({ name, core }) => ({
+        name,
+        kind: core.port.info.kind,
+        keyBytes: core.port.info.keyBytes,
+        valueBytes: core.port.info.valueBytes,
+        seq: core.replica.seq,
+        digest: core.replica.digest.hex(),
+      })),
+  };
+}
+
+/** Validates and merges a gossiped batch in one go. */
+function receive(parts: AgentParts, puller: Puller, map: AgentMap, frame: Uint8Array, from: string): Verdict {
+  if (map.state === 'refused') return 'ignore';
+  try {
+    const { origin, seq, won } = map.core.receive(frame);
+    if (map.core.replica.noteSeq(origin, seq)) {
+      puller.request(map, parts.membership.sourceOf(parts.names.peerId(origin), from));
+    }
+    if (won > 0) parts.pump.scheduleApply();
+    return 'accept';
+  } catch (error) {
+    if (error instanceof MapmeshError) return error.code === 'ERR_LIMIT' ? 'ignore' : 'reject';
+    throw error;
+  }
+}
+
+/** Fails the agent when every bootstrap address has turned it away for good before it ever joined. */
+function watchBootstrap(
+  settings: AgentSettings,
+  mesh: Mesh,
+  membership: Membership,
+  fail: (error: unknown) => void,
+): () => void {
+  const timer = setInterval(() => {
+    if (membership.ready || settings.bootstrap.length === 0) return clearInterval(timer);
+    if (mesh.peers().some((peer) => peer.greeted)) return;
+    const definitive = mesh.bootstrapProblems().filter((problem) => problem.definitive);
+    const addresses = new Set(definitive.map((problem) => problem.address));
+    if (!settings.bootstrap.every((address) => addresses.has(address))) return;
+    clearInterval(timer);
+    const reasons = definitive.map(({ address, reason }) => `${address}: ${reason}`).join('; ');
+    fail(
+      new MapmeshError('ERR_JOIN', `Cannot join the mesh: ${reasons}`, {
+        hint: 'Compare --cluster, --secret-file and --allow with those of the other nodes.',
+      }),
+    );
+  }, BOOTSTRAP_CHECK_MS);
+  timer.unref();
+  return () => clearInterval(timer);
+}

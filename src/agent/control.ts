@@ -1,0 +1,197 @@
+/** The agent as the API sees it: reports, reads, and writes made through the agent. */
+import {
+  type AgentControl,
+  type ChangeReport,
+  DUMP_CHUNK_ENTRIES,
+  type MapReport,
+  type RegisterReport,
+  type StatusReport,
+  type SweepReport,
+  type WriteReport,
+} from '../api/control.js';
+import { MapmeshError } from '../core/errors.js';
+import { EntryFlag } from '../core/register-table.js';
+import { formatStamp, stampAt } from '../core/stamp.js';
+import { describeErrno } from '../kernel/errno.js';
+import type { AgentMap } from './agent-map.js';
+import { coverageOf } from './coverage.js';
+import type { AgentParts } from './parts.js';
+
+export class Control implements AgentControl {
+  readonly #parts: AgentParts;
+  readonly #startedMs = performance.now();
+  readonly #watchers = new Map<AgentMap, Set<(change: ChangeReport) => void>>();
+
+  constructor(parts: AgentParts) {
+    this.#parts = parts;
+  }
+
+  status(): StatusReport {
+    const { mesh, membership, clock, settings, version } = this.#parts;
+    const maps = this.#parts.maps.map((map) => this.#mapReport(map));
+    const problems = membership.ready
+      ? []
+      : mesh.bootstrapProblems().map(({ address, reason }) => `bootstrap ${address}: ${reason}`);
+    return {
+      peerId: mesh.peerId,
+      cluster: settings.cluster,
+      multiaddrs: mesh.multiaddrs(),
+      ready: membership.ready,
+      uptimeSeconds: Math.floor((performance.now() - this.#startedMs) / 1000),
+      hlc: this.#hlc(clock.wallUs()),
+      version,
+      degraded: problems.length > 0 || maps.some((map) => map.problems.length > 0),
+      problems,
+      peers: mesh.peers().map(({ topics: _, ...peer }) => peer),
+      maps,
+    };
+  }
+
+  get(name: string, key: Uint8Array): RegisterReport | undefined {
+    const map = this.#map(name);
+    const entry = map.core.find(key);
+    return entry < 0 ? undefined : this.#register(map, entry);
+  }
+
+  *dump(name: string, options: { readonly tombstones: boolean }): Iterable<readonly RegisterReport[]> {
+    const map = this.#map(name);
+    const { table } = map.core.replica;
+    const end = table.end;
+    for (let start = 0; start < end; start += DUMP_CHUNK_ENTRIES) {
+      const chunk: RegisterReport[] = [];
+      for (let entry = start; entry < Math.min(start + DUMP_CHUNK_ENTRIES, end); entry++) {
+        if (!table.has(entry, EntryFlag.USED)) continue;
+        if (options.tombstones || !map.core.replica.isTombstone(entry)) chunk.push(this.#register(map, entry));
+      }
+      yield chunk;
+    }
+  }
+
+  watch(name: string, listener: (change: ChangeReport) => void): () => void {
+    const map = this.#map(name);
+    const listeners = this.#watchers.get(map) ?? new Set();
+    this.#watchers.set(map, listeners);
+    listeners.add(listener);
+    const { replica } = map.core;
+    replica.onChange = (entry, source) => {
+      const register = this.#register(map, entry);
+      const change: ChangeReport = { ...register, op: register.value === null ? 'delete' : 'set', source };
+      for (const each of listeners) each(change);
+    };
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0) replica.onChange = null;
+    };
+  }
+
+  async put(name: string, key: Uint8Array, value: Uint8Array): Promise<WriteReport> {
+    const map = this.#writableMap(name);
+    return this.#written(map, map.core.put(key, value));
+  }
+
+  async del(name: string, key: Uint8Array): Promise<WriteReport> {
+    const map = this.#writableMap(name);
+    return this.#written(map, map.core.delete(key));
+  }
+
+  waitReady(timeoutMs: number): Promise<boolean> {
+    return this.#parts.readiness.wait(timeoutMs);
+  }
+
+  async sweep(name?: string): Promise<readonly SweepReport[]> {
+    const maps = name === undefined ? this.#parts.maps : [this.#map(name)];
+    const reports: SweepReport[] = [];
+    for (const map of maps) {
+      if (map.state !== 'live') continue;
+      const { truncated: _, ...found } = await this.#parts.sweeps.sweep(map);
+      reports.push({ name: map.name, ...found, ...map.lastSweep! });
+    }
+    return reports;
+  }
+
+  /** Whatever is newer: the time, or the greatest stamp issued. */
+  #hlc(wallUs: number): string {
+    const { mark } = this.#parts.hlc;
+    const now = stampAt(wallUs);
+    return mark.hi > now.hi || (mark.hi === now.hi && mark.lo > now.lo)
+      ? formatStamp(mark.hi, mark.lo)
+      : formatStamp(now.hi, now.lo);
+  }
+
+  /** Applies what the write put into the queue, so that the answer can say whether the kernel took it. */
+  #written(map: AgentMap, entry: number): WriteReport {
+    const { replica } = map.core;
+    const { hi, lo } = replica.stamp(entry);
+    while (replica.table.has(entry, EntryFlag.APPLY)) map.core.applyStep();
+    this.#parts.pump.scheduleFlush();
+    const applied = !replica.table.has(entry, EntryFlag.PENDING);
+    const problem = applied ? null : describeErrno(map.core.applier.lastErrno);
+    return { stamp: formatStamp(hi, lo), applied, problem };
+  }
+
+  #mapReport(map: AgentMap): MapReport {
+    const { port, replica, counters } = map.core;
+    const { info } = port;
+    return {
+      name: map.name,
+      kernelId: info.kernelId,
+      type: info.kind,
+      keyBytes: info.keyBytes,
+      valueBytes: info.valueBytes,
+      maxEntries: info.maxEntries,
+      entries: replica.entries,
+      tombstones: replica.tombstones,
+      digest: replica.digest.hex(),
+      capture: map.tier,
+      captured: counters.captured,
+      applied: counters.applied,
+      repaired: counters.repaired,
+      lost: map.lost,
+      pending: replica.pending.size,
+      lastSweep: map.lastSweep,
+      state: map.state,
+      problems: problemsOf(map),
+      sees: coverageOf(info.kind, map.tier, map.isMemory),
+    };
+  }
+
+  #register(map: AgentMap, entry: number): RegisterReport {
+    const { replica } = map.core;
+    const { hi, lo } = replica.stamp(entry);
+    return {
+      key: replica.table.key(entry),
+      value: replica.isTombstone(entry) ? null : replica.table.value(entry),
+      stamp: formatStamp(hi, lo),
+      origin: this.#parts.names.peerId(replica.table.origin(entry)),
+    };
+  }
+
+  #map(name: string): AgentMap {
+    const map = this.#parts.maps.find((candidate) => candidate.name === name);
+    if (map !== undefined) return map;
+    const names = this.#parts.maps.map((candidate) => candidate.name).join(', ') || 'none';
+    throw new MapmeshError('ERR_NO_SUCH_MAP', `Cannot find map "${name}": this agent has ${names}`);
+  }
+
+  #writableMap(name: string): AgentMap {
+    const map = this.#map(name);
+    if (map.state !== 'refused') return map;
+    throw new MapmeshError('ERR_MAP_SHAPE', `Cannot write map "${name}": it is not replicated. ${map.refusal}`);
+  }
+}
+
+/** What a human should know of the map, most important first. */
+function problemsOf(map: AgentMap): string[] {
+  const { counters, replica, applier } = map.core;
+  const problems: string[] = [];
+  if (map.refusal !== '') problems.push(map.refusal);
+  else problems.push(...map.mismatches.values());
+  if (replica.pending.size > 0) {
+    problems.push(`${replica.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`);
+  }
+  if (counters.heldDeletes > 0) {
+    problems.push(`${counters.heldDeletes} entries vanished at once; not spread as deletes`);
+  }
+  if (map.sweepProblem !== '') problems.push(`the last sweep failed: ${map.sweepProblem}`);
+  return problems;
+}

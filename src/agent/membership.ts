@@ -1,0 +1,186 @@
+/**
+ * What this node knows of the others from their hellos, and what follows from it: whom to pull from, when this node has
+ * joined, and which maps do not fit together (I12).
+ *
+ * Joining: a map is `joining` until its state was pulled from a peer that is ready, or every ready peer says that it
+ * does not have the map. Then the kernel map is swept once (the mesh wins where both have an opinion), what won is
+ * applied, and the map is `live`. The node is ready when all its maps are.
+ *
+ * If nobody is ready (all nodes of a mesh were started anew, each with the others as bootstrap), they would wait for each
+ * other for ever: after {@link FOUNDER_DELAY_MS} the one with the smallest PeerId goes first.
+ */
+import type { Log } from '../config/log.js';
+import { MapmeshError } from '../core/errors.js';
+import { shapeDifferences } from '../core/map-port.js';
+import { type AgentHello, type MapHello, parseAgentHello, shapeOf } from './hello.js';
+import type { AgentMap } from './agent-map.js';
+import type { Puller } from './puller.js';
+
+/** Longer than the slowest peer needs to say that it is ready: a few hellos. */
+const FOUNDER_DELAY_MS = 3000;
+
+interface MapSeen {
+  /** As of the last hello. */
+  readonly seq: number;
+  readonly digest: string;
+  /** Our digest when that hello came. */
+  readonly ownDigest: string;
+}
+
+interface Peer {
+  hello: AgentHello;
+  readonly seen: Map<string, MapSeen>;
+}
+
+export interface MembershipHooks {
+  /** The mesh's state of the map is here; the kernel map has not been looked at yet. */
+  onCaughtUp(map: AgentMap): void;
+  /** No map is left to replicate. */
+  onAllRefused(error: MapmeshError): void;
+  /** Newest batch number that we have of the peer's own writes; undefined if none. */
+  headOf(map: AgentMap, peerId: string): number | undefined;
+}
+
+export class Membership {
+  readonly #maps: readonly AgentMap[];
+  readonly #puller: Puller;
+  readonly #self: string;
+  readonly #log: Log;
+  readonly #hooks: MembershipHooks;
+  readonly #peers = new Map<string, Peer>();
+  /** Maps whose state has been pulled from some ready peer, or that nobody ready has. */
+  readonly #caughtUp = new Set<AgentMap>();
+  #firstPeerMs: number | null = null;
+
+  /** @param isFirst started without --bootstrap: there is nobody to catch up with. */
+  constructor(
+    maps: readonly AgentMap[],
+    puller: Puller,
+    self: string,
+    isFirst: boolean,
+    log: Log,
+    hooks: MembershipHooks,
+  ) {
+    this.#maps = maps;
+    this.#puller = puller;
+    this.#self = self;
+    this.#log = log;
+    this.#hooks = hooks;
+    if (isFirst) for (const map of maps) this.#caughtUp.add(map);
+  }
+
+  /** Starts what can start without peers. */
+  start(): void {
+    for (const map of this.#caughtUp) this.#hooks.onCaughtUp(map);
+  }
+
+  /** All maps that are not refused are live. */
+  get ready(): boolean {
+    return this.#maps.every((map) => map.state !== 'joining');
+  }
+
+  /** Takes in a peer's hello. @throws MapmeshError ERR_WIRE if it is none. */
+  hello(peerId: string, app: unknown): void {
+    const hello = parseAgentHello(app);
+    if (hello === undefined) throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
+    const peer = this.#peers.get(peerId) ?? { hello, seen: new Map() };
+    const becameReady = hello.ready && !(this.#peers.has(peerId) && peer.hello.ready);
+    peer.hello = hello;
+    this.#peers.set(peerId, peer);
+    this.#firstPeerMs ??= performance.now();
+    for (const theirs of hello.maps) {
+      const ours = this.#maps.find((map) => map.name === theirs.name);
+      if (ours === undefined) continue;
+      if (this.#checkShape(ours, peerId, theirs)) this.#checkProgress(ours, peerId, peer, theirs);
+    }
+    if (becameReady) for (const map of this.#sharedWith(peerId)) this.#puller.request(map, peerId);
+    this.#checkJoined();
+  }
+
+  /** From now on what we publish reaches the peer: time to pull what it has had so far. */
+  subscribed(peerId: string, topic: string): void {
+    const map = this.#maps.find((candidate) => candidate.topic === topic);
+    if (map !== undefined) this.#puller.request(map, peerId);
+  }
+
+  pulled(map: AgentMap, peerId: string): void {
+    if (this.#peers.get(peerId)?.hello.ready === true) this.#setCaughtUp(map);
+  }
+
+  gone(peerId: string): void {
+    this.#peers.delete(peerId);
+    for (const map of this.#maps) map.mismatches.delete(peerId);
+    this.#puller.forget(peerId);
+    if (this.#peers.size === 0) this.#firstPeerMs = null;
+  }
+
+  /** Whom a missing batch may be fetched from: its origin if connected, else whoever sent the batch after it. */
+  sourceOf(originPeerId: string, relayPeerId: string): string {
+    return this.#peers.has(originPeerId) ? originPeerId : relayPeerId;
+  }
+
+  #sharedWith(peerId: string): AgentMap[] {
+    const names = new Set(this.#peers.get(peerId)?.hello.maps.map((map) => map.name));
+    return this.#maps.filter((map) => names.has(map.name) && !map.mismatches.has(peerId));
+  }
+
+  /** @returns whether the peer's map and ours fit together. */
+  #checkShape(ours: AgentMap, peerId: string, theirs: MapHello): boolean {
+    const differences = shapeDifferences(ours.core.port.info, shapeOf(theirs));
+    if (differences.length === 0) {
+      ours.mismatches.delete(peerId);
+      return true;
+    }
+    if (ours.mismatches.has(peerId)) return false;
+    const reason = `Cannot replicate map "${ours.name}" with ${peerId}: ${differences.join('; ')}`;
+    ours.mismatches.set(peerId, reason);
+    const error = new MapmeshError('ERR_MAP_SHAPE', reason, {
+      hint: 'Create the map with the same kind, key size and value size on every host, or give it another name.',
+    });
+    this.#log.error({ map: ours.name, peerId, code: error.code }, reason);
+    // Who has not joined yet is the one that does not fit; who has goes on with those that do.
+    if (ours.state === 'joining') ours.refuse(reason);
+    if (this.#maps.every((map) => map.state === 'refused')) this.#hooks.onAllRefused(error);
+    return false;
+  }
+
+  /**
+   * A peer whose newest batch of a second ago is not here, or whose digest and ours have both stood still and differ, has
+   * something that gossip did not bring.
+   */
+  #checkProgress(map: AgentMap, peerId: string, peer: Peer, theirs: MapHello): void {
+    const before = peer.seen.get(theirs.name);
+    const ownDigest = map.core.replica.digest.hex();
+    peer.seen.set(theirs.name, { seq: theirs.seq, digest: theirs.digest, ownDigest });
+    if (before === undefined || map.state === 'refused' || this.#puller.isBusy(map)) return;
+    const head = this.#hooks.headOf(map, peerId);
+    const missedTail = head !== undefined && head < before.seq;
+    const stuckApart =
+      theirs.digest !== ownDigest && theirs.digest === before.digest && ownDigest === before.ownDigest;
+    if (missedTail || stuckApart) this.#puller.request(map, peerId);
+  }
+
+  #checkJoined(): void {
+    const readyPeers = [...this.#peers.entries()].filter(([, peer]) => peer.hello.ready);
+    for (const map of this.#maps) {
+      if (map.state !== 'joining' || this.#caughtUp.has(map)) continue;
+      const somebodyHasIt = readyPeers.some(([, peer]) => peer.hello.maps.some(({ name }) => name === map.name));
+      if (readyPeers.length > 0 && !somebodyHasIt) this.#setCaughtUp(map);
+    }
+    if (readyPeers.length === 0 && this.#mayFound()) {
+      this.#log.info({}, 'no peer is ready; this node goes first');
+      for (const map of this.#maps) this.#setCaughtUp(map);
+    }
+  }
+
+  #mayFound(): boolean {
+    if (this.#firstPeerMs === null || performance.now() - this.#firstPeerMs < FOUNDER_DELAY_MS) return false;
+    return [...this.#peers.keys()].every((peerId) => this.#self < peerId);
+  }
+
+  #setCaughtUp(map: AgentMap): void {
+    if (map.state !== 'joining' || this.#caughtUp.has(map)) return;
+    this.#caughtUp.add(map);
+    this.#hooks.onCaughtUp(map);
+  }
+}

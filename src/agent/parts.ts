@@ -1,0 +1,25 @@
+/** What an agent is made of, as its parts see each other. */
+import type { AgentSettings } from '../config/settings.js';
+import type { Clock } from '../core/clock.js';
+import type { HybridClock } from '../core/hybrid-clock.js';
+import type { Mesh } from '../mesh/mesh.js';
+import type { AgentMap } from './agent-map.js';
+import type { Membership } from './membership.js';
+import type { OriginNames } from './origin-names.js';
+import type { Pump } from './pump.js';
+import type { Readiness } from './readiness.js';
+import type { Sweeps } from './sweeps.js';
+
+export interface AgentParts {
+  readonly settings: AgentSettings;
+  readonly version: string;
+  readonly clock: Clock;
+  readonly hlc: HybridClock;
+  readonly names: OriginNames;
+  readonly maps: readonly AgentMap[];
+  readonly mesh: Mesh;
+  readonly pump: Pump;
+  readonly sweeps: Sweeps;
+  readonly membership: Membership;
+  readonly readiness: Readiness;
+}

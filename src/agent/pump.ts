@@ -1,0 +1,193 @@
+/**
+ * Moves writes: ring -> capture -> batches -> mesh, and winners -> kernel. Each direction is a loop that works in
+ * short turns and sleeps when there is nothing to do.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Log } from '../config/log.js';
+import type { CapturePort } from '../core/capture-port.js';
+import { MapmeshError } from '../core/errors.js';
+import { RingRecords } from '../core/ring-record.js';
+import type { Mesh } from '../mesh/mesh.js';
+import type { AgentMap } from './agent-map.js';
+import { Turns } from './turns.js';
+
+/** Bytes of records handled in one go: about 2 ms for small records. */
+const DRAIN_BYTES = 256 * 1024;
+/** Longest sleep of the drain loop; it is woken by the first record. */
+const WAIT_MS = 1000;
+/** How long the ring gathers records once it is busy. Longer saves wake-ups of the writer (2 us each), shorter saves
+ * latency under load. */
+const QUIET_US = 300;
+/** A second flush within this time waits until it is over, so that a busy map makes few large batches. */
+const FLUSH_INTERVAL_MS = 5;
+/** Flushing pauses while this much is queued towards a peer: writes coalesce in the replica meanwhile. */
+const BACKLOG_BYTES_MAX = 2 * 1024 * 1024;
+/** Flushing goes on after this time even so: a peer that does not read must not hold up the others. Its queue is
+ * bounded by the mesh, and what it misses it pulls. */
+const BACKLOG_WAIT_MS = 50;
+/** How often refused registers are looked at. */
+const RETRY_TICK_MS = 50;
+
+export class Pump {
+  readonly #maps: readonly AgentMap[];
+  readonly #byKernelId = new Map<number, AgentMap>();
+  readonly #capture: CapturePort;
+  readonly #mesh: Mesh;
+  readonly #log: Log;
+  readonly #fail: (error: unknown) => void;
+  readonly #buffer = new Uint8Array(DRAIN_BYTES);
+  readonly #records = new RingRecords();
+  readonly #retryTimer: NodeJS.Timeout;
+  #stopped = false;
+  #flushing: Promise<void> | null = null;
+  #applying: Promise<void> | null = null;
+  #draining: Promise<void> = Promise.resolve();
+  #lastFlushMs = 0;
+  /** Called when a hook saw changes that only a sweep can name. */
+  onSweepWanted: (map: AgentMap) => void = () => undefined;
+
+  /** @param fail called when a loop breaks: the agent cannot go on without it. */
+  constructor(
+    maps: readonly AgentMap[],
+    capture: CapturePort,
+    mesh: Mesh,
+    log: Log,
+    fail: (error: unknown) => void,
+  ) {
+    this.#maps = maps;
+    this.#capture = capture;
+    this.#mesh = mesh;
+    this.#log = log;
+    this.#fail = fail;
+    for (const map of maps) {
+      const id = map.core.port.info.kernelId;
+      if (id !== null) this.#byKernelId.set(id, map);
+    }
+    this.#retryTimer = setInterval(() => this.scheduleApply(), RETRY_TICK_MS);
+    this.#retryTimer.unref();
+  }
+
+  /** Starts draining the ring. */
+  start(): void {
+    this.#draining = this.#drainLoop().catch(this.#fail);
+  }
+
+  /** Stops all loops; what was captured and not flushed is flushed first. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#retryTimer);
+    await this.#draining;
+    await this.#flushing;
+    await this.#flush();
+    await this.#applying;
+  }
+
+  /** Takes in everything that is in the ring now. To be awaited before suspects of a sweep are confirmed. */
+  async drain(): Promise<void> {
+    const turns = new Turns();
+    while (this.#drainOnce()) await turns.pause();
+    for (const map of this.#byKernelId.values()) {
+      map.core.capture.settle();
+      if (map.core.capture.takeSweepWanted()) this.onSweepWanted(map);
+    }
+    this.scheduleFlush();
+    this.scheduleApply();
+  }
+
+  /** Publishes what is unsent: at once when idle, else when the flush interval is over. */
+  scheduleFlush(): void {
+    if (this.#flushing !== null || this.#stopped || !this.#hasUnsent()) return;
+    this.#flushing = this.#flushSoon().then(() => {
+      this.#flushing = null;
+      this.scheduleFlush();
+    }, this.#fail);
+  }
+
+  /** Writes winners to the kernel. */
+  scheduleApply(): void {
+    if (this.#applying !== null || this.#stopped) return;
+    if (!this.#maps.some((map) => map.core.applier.hasWork())) return;
+    this.#applying = this.#apply().then(() => {
+      this.#applying = null;
+      this.scheduleApply();
+    }, this.#fail);
+  }
+
+  /** Resolves when nothing of the map waits to be applied; what the kernel refuses does not count. */
+  async applied(map: AgentMap): Promise<void> {
+    const turns = new Turns();
+    while (map.core.replica.applyQueue.size > 0 && !this.#stopped) {
+      map.core.applyStep();
+      await turns.pause();
+    }
+  }
+
+  async #drainLoop(): Promise<void> {
+    while (!this.#stopped) {
+      await this.#capture.wait(WAIT_MS, QUIET_US);
+      if (this.#stopped) return;
+      await this.drain();
+    }
+  }
+
+  /** @returns false when the ring was empty. */
+  #drainOnce(): boolean {
+    const length = this.#capture.drain(this.#buffer);
+    if (length === 0) return false;
+    for (const map of this.#byKernelId.values()) map.core.capture.beginDrain();
+    const records = this.#records;
+    records.reset(this.#buffer, length);
+    while (records.next()) this.#byKernelId.get(records.mapId)?.core.capture.record(records);
+    return true;
+  }
+
+  #hasUnsent(): boolean {
+    return this.#maps.some((map) => map.state !== 'refused' && map.core.replica.unsent > 0);
+  }
+
+  async #flushSoon(): Promise<void> {
+    const waitMs = this.#lastFlushMs + FLUSH_INTERVAL_MS - performance.now();
+    if (waitMs > 0) await delay(waitMs);
+    const giveUpMs = performance.now() + BACKLOG_WAIT_MS;
+    while (this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX && performance.now() < giveUpMs && !this.#stopped) {
+      await delay(2);
+    }
+    await this.#flush();
+  }
+
+  async #flush(): Promise<void> {
+    this.#lastFlushMs = performance.now();
+    const turns = new Turns();
+    for (const map of this.#maps) {
+      if (map.state === 'refused') continue;
+      let frame = map.core.nextBatch();
+      while (frame !== null) {
+        await this.#publish(map, frame);
+        await turns.pause();
+        frame = this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX ? null : map.core.nextBatch();
+      }
+    }
+  }
+
+  async #publish(map: AgentMap, frame: Uint8Array): Promise<void> {
+    try {
+      const { missed } = await this.#mesh.publish(map.topic, frame);
+      if (missed.length > 0) this.#log.debug({ map: map.name, missed }, 'peers missed a batch; they will pull');
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      this.#log.warn({ map: map.name, code: error.code }, error.message);
+    }
+  }
+
+  async #apply(): Promise<void> {
+    const turns = new Turns();
+    let more = true;
+    while (more && !this.#stopped) {
+      more = false;
+      for (const map of this.#maps) {
+        if (map.core.applyStep()) more = true;
+        await turns.pause();
+      }
+    }
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * Runs the sweeps: at their interval, at once when events were lost, and once when a map has caught up with the mesh.
+ * One sweep at a time; a request that comes meanwhile is served after it.
+ */
+import { setImmediate } from 'node:timers/promises';
+import type { Log } from '../config/log.js';
+import type { CapturePort } from '../core/capture-port.js';
+import { type SweepMode, type SweepResult, emptyResult, repairsOf } from '../core/sweeper.js';
+import type { AgentMap } from './agent-map.js';
+import type { Pump } from './pump.js';
+import { Turns } from './turns.js';
+
+/** A sweep may take at most one part in this many of the time: large maps are swept less often than the interval says. */
+const COST_SHARE = 30;
+/** How often loss counters are read and due sweeps looked for. */
+const TICK_MS = 250;
+/** Intervals vary by this share so that the nodes of a mesh do not sweep in step. */
+const JITTER = 0.1;
+
+interface Plan {
+  /** On the clock of `performance.now()`; 0 is at once. */
+  dueMs: number;
+}
+
+export interface SweepsComponents {
+  readonly pump: Pump;
+  readonly capture: CapturePort;
+  readonly log: Log;
+  random(): number;
+}
+
+export class Sweeps {
+  readonly #maps: readonly AgentMap[];
+  readonly #components: SweepsComponents;
+  readonly #intervalMs: number;
+  readonly #plans = new Map<AgentMap, Plan>();
+  readonly #timer: NodeJS.Timeout;
+  #running: Promise<unknown> = Promise.resolve();
+  #busy = false;
+  #stopped = false;
+
+  constructor(maps: readonly AgentMap[], components: SweepsComponents, intervalMs: number) {
+    this.#maps = maps;
+    this.#components = components;
+    this.#intervalMs = intervalMs;
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#timer.unref();
+  }
+
+  /** Sweeps the map as soon as no other sweep runs. @throws MapmeshError if the map cannot be dumped. */
+  sweep(map: AgentMap, mode: SweepMode = 'periodic'): Promise<SweepResult> {
+    const result = this.#running.then(() => this.#sweep(map, mode));
+    this.#running = result.catch(() => undefined);
+    return result;
+  }
+
+  /** Asks for a sweep without waiting for it. */
+  want(map: AgentMap): void {
+    const plan = this.#plans.get(map);
+    if (plan !== undefined) plan.dueMs = 0;
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#timer);
+    await this.#running;
+    for (const map of this.#maps) map.core.sweeper.close();
+  }
+
+  #tick(): void {
+    for (const map of this.#maps) this.#readLosses(map);
+    if (this.#busy) return;
+    const nowMs = performance.now();
+    for (const [map, plan] of this.#plans) {
+      if (map.state !== 'live' || plan.dueMs > nowMs) continue;
+      this.#busy = true;
+      this.sweep(map)
+        .catch((error: Error) => {
+          this.#components.log.warn({ map: map.name, reason: error.message }, 'sweep failed');
+          this.#plan(map, 0);
+        })
+        .finally(() => {
+          this.#busy = false;
+        });
+      return;
+    }
+  }
+
+  /** A loss that no sweep has answered yet calls for one (I6). */
+  #readLosses(map: AgentMap): void {
+    const id = map.core.port.info.kernelId;
+    if (id === null) return;
+    map.losses = this.#components.capture.losses(id);
+    if (map.lost > map.sweptLosses) this.want(map);
+  }
+
+  async #sweep(map: AgentMap, mode: SweepMode): Promise<SweepResult> {
+    const { pump, log } = this.#components;
+    const { sweeper } = map.core;
+    const lostBefore = map.lost;
+    const startMs = performance.now();
+    const turns = new Turns();
+    try {
+      sweeper.begin(mode);
+      while (!this.#stopped && sweeper.step()) await turns.pause();
+      await pump.drain();
+      let result = sweeper.confirm();
+      while (result === null && !this.#stopped) {
+        await turns.pause();
+        result = sweeper.confirm();
+      }
+      map.sweepProblem = '';
+      map.sweptLosses = lostBefore;
+      const durationMs = performance.now() - startMs;
+      const done = result ?? emptyResult();
+      const repairs = repairsOf(done);
+      map.lastSweep = {
+        atMs: Date.now(),
+        durationMs: Math.round(durationMs),
+        entries: done.entries,
+        repairs,
+      };
+      if (repairs > 0 || done.heldDeletes > 0) {
+        log.info({ map: map.name, mode, ...done, durationMs: Math.round(durationMs) }, 'sweep repaired the map');
+      }
+      this.#plan(map, done.truncated ? Number.NEGATIVE_INFINITY : durationMs);
+      return done;
+    } catch (error) {
+      sweeper.close();
+      map.sweepProblem = error instanceof Error ? error.message : String(error);
+      throw error;
+    } finally {
+      pump.scheduleFlush();
+      pump.scheduleApply();
+      await setImmediate();
+    }
+  }
+
+  #plan(map: AgentMap, durationMs: number): void {
+    if (map.isMemory) return; // nobody but this agent writes it
+    const jitter = 1 + JITTER * (2 * this.#components.random() - 1);
+    const waitMs = Math.max(this.#intervalMs * jitter, durationMs * COST_SHARE);
+    const dueMs = durationMs === Number.NEGATIVE_INFINITY ? 0 : performance.now() + waitMs;
+    this.#plans.set(map, { dueMs });
+  }
+}

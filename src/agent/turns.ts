@@ -1,0 +1,24 @@
+/** Sharing the event loop: long work is done in turns, and others run in between. */
+import { setImmediate } from 'node:timers/promises';
+
+/** Longest turn in milliseconds: a quarter of what the event loop may be blocked at most (20 ms), so that several
+ * jobs may take their turns one after the other. */
+export const TURN_MS_MAX = 4;
+
+/** Lets a loop run for {@link TURN_MS_MAX} at a time. */
+export class Turns {
+  #startMs = performance.now();
+
+  /** To be awaited between two pieces of work of at most a millisecond each. */
+  async pause(): Promise<void> {
+    if (performance.now() - this.#startMs < TURN_MS_MAX) return;
+    await setImmediate();
+    this.#startMs = performance.now();
+  }
+
+  /** Lets others run now. */
+  async yield(): Promise<void> {
+    await setImmediate();
+    this.#startMs = performance.now();
+  }
+}

@@ -1,0 +1,213 @@
+/**
+ * The other end of the API: what the command line uses to talk to an agent.
+ *
+ *     const client = new ApiClient({ host: '127.0.0.1', port: 7601 });
+ *     for await (const lines of client.dump('blocklist')) ...
+ *
+ * What the agent refuses is thrown as the MapmeshError that it was over there. No answer at all is ERR_API.
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import { MapmeshError } from '../core/errors.js';
+import type { ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
+import { errorFromBody } from './http-error.js';
+import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
+
+/** A line is one register in hex; one that is longer than this is no line of ours. */
+const LINE_CHARS_MAX = 4 * 1024 * 1024;
+/** Pause between attempts while waiting for an agent that does not listen yet. */
+const RETRY_PAUSE_MS = 100;
+/** An agent answers in milliseconds; one that does not in this time is stuck or stopped. */
+const ANSWER_TIMEOUT_MS = 15_000;
+/** A sweep or a comparison of several million entries. */
+const LONG_TIMEOUT_MS = 280_000;
+/** Longest single wait asked of the server. */
+const WAIT_STEP_MS = 10_000;
+
+export interface ApiAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+export class ApiClient {
+  readonly #base: string;
+  readonly #address: string;
+
+  constructor({ host, port }: ApiAddress) {
+    this.#address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+    this.#base = `http://${this.#address}`;
+  }
+
+  status(): Promise<StatusReport> {
+    return this.#json('GET', '/v1/status');
+  }
+
+  /** @returns undefined when there is no register; a tombstone has the value null. */
+  async get(name: string, key: string): Promise<RegisterJson | undefined> {
+    const response = await this.#request('GET', entryPath(name, key));
+    if (response.status !== 404) return (await this.#body(response)) as RegisterJson;
+    const body = await jsonOf(response);
+    if ((body as Partial<typeof NO_ENTRY> | undefined)?.entry === null) return undefined;
+    throw errorFromBody(body, this.#strange(response));
+  }
+
+  put(name: string, key: string, value: string): Promise<WriteReport> {
+    return this.#json('PUT', entryPath(name, key), { value });
+  }
+
+  del(name: string, key: string): Promise<WriteReport> {
+    return this.#json('DELETE', entryPath(name, key));
+  }
+
+  /** Lines of {@link RegisterJson}, unparsed, some at a time. */
+  dump(name: string, options: { tombstones?: boolean } = {}): AsyncIterable<string[]> {
+    const query = options.tombstones === true ? '?tombstones=true' : '';
+    return this.#lines(`${mapPath(name)}/entries${query}`);
+  }
+
+  /**
+   * Lines of ChangeJson, at last one of WatchEnd, unparsed.
+   * @param onOpen called once it is certain that no later change will be missed.
+   */
+  watch(name: string, key?: string, onOpen?: () => void): AsyncIterable<string[]> {
+    const query = key === undefined ? '' : `?key=${encodeURIComponent(key)}`;
+    return this.#lines(`${mapPath(name)}/watch${query}`, onOpen);
+  }
+
+  sweep(name?: string): Promise<SweepReport[]> {
+    const path = name === undefined ? '/v1/sweep' : `${mapPath(name)}/sweep`;
+    return this.#json('POST', path, undefined, LONG_TIMEOUT_MS);
+  }
+
+  diff(name: string): Promise<DiffJson> {
+    return this.#json('GET', `${mapPath(name)}/diff`, undefined, LONG_TIMEOUT_MS);
+  }
+
+  release(name: string): Promise<ReleaseReport> {
+    return this.#json('POST', `${mapPath(name)}/release`);
+  }
+
+  /**
+   * Waits for an agent to answer and to be ready.
+   * @returns the reasons why it still is not when the time is over; none when it is ready.
+   * @throws MapmeshError ERR_API when nothing answered in all that time.
+   */
+  async waitReady(timeoutMs: number): Promise<string[]> {
+    const deadlineMs = performance.now() + timeoutMs;
+    for (;;) {
+      const leftMs = Math.max(0, Math.ceil(deadlineMs - performance.now()));
+      try {
+        const reasons = await this.#readyReasons(Math.min(leftMs, WAIT_STEP_MS));
+        if (reasons.length === 0 || leftMs === 0) return reasons;
+      } catch (error) {
+        if (leftMs === 0 || !(error instanceof UnreachableError)) throw error;
+      }
+      await pause(Math.min(RETRY_PAUSE_MS, leftMs));
+    }
+  }
+
+  async #readyReasons(waitMs: number): Promise<string[]> {
+    const response = await this.#request(
+      'GET',
+      `/readyz?waitMs=${waitMs}`,
+      undefined,
+      waitMs + ANSWER_TIMEOUT_MS,
+    );
+    if (response.status === 200) return [];
+    const body = (await jsonOf(response)) as { reasons?: unknown } | null;
+    if (!Array.isArray(body?.reasons)) throw errorFromBody(body, this.#strange(response));
+    return body.reasons.map(String);
+  }
+
+  async #json<T>(method: string, path: string, body?: object, timeoutMs = ANSWER_TIMEOUT_MS): Promise<T> {
+    return (await this.#body(await this.#request(method, path, body, timeoutMs))) as T;
+  }
+
+  async #body(response: Response): Promise<unknown> {
+    const body = await jsonOf(response);
+    if (!response.ok || body === undefined) throw errorFromBody(body, this.#strange(response));
+    return body;
+  }
+
+  /** @param timeoutMs for the whole answer; null for a stream, which has no end. */
+  async #request(
+    method: string,
+    path: string,
+    body?: object,
+    timeoutMs: number | null = ANSWER_TIMEOUT_MS,
+  ): Promise<Response> {
+    const content = { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
+    const signal = timeoutMs === null ? null : AbortSignal.timeout(timeoutMs);
+    try {
+      return await fetch(this.#base + path, { method, signal, ...(body === undefined ? {} : content) });
+    } catch (error) {
+      throw this.#unreachable(error);
+    }
+  }
+
+  async *#lines(path: string, onOpen?: () => void): AsyncGenerator<string[]> {
+    const response = await this.#request('GET', path, undefined, null);
+    if (!response.ok || response.body === null) await this.#body(response);
+    onOpen?.();
+    let rest = '';
+    try {
+      for await (const text of response.body!.pipeThrough(new TextDecoderStream())) {
+        const lines = (rest + text).split('\n');
+        rest = lines.pop()!;
+        if (rest.length > LINE_CHARS_MAX) throw errorFromBody(undefined, this.#strange(response));
+        const full = lines.filter((line) => line !== '');
+        if (full.length > 0) yield full;
+      }
+    } catch (error) {
+      if (error instanceof MapmeshError) throw error;
+      throw new MapmeshError('ERR_API', `Cannot read on from "${this.#address}": the agent hung up`, {
+        hint: 'Was the agent stopped? See its log.',
+        cause: error,
+      });
+    }
+  }
+
+  #strange(response: Response): string {
+    return `Cannot use the answer of "${this.#address}": HTTP status ${response.status} and no JSON that mapmesh knows`;
+  }
+
+  #unreachable(error: unknown): MapmeshError {
+    const { name, cause } = error as { name?: string; cause?: NodeJS.ErrnoException };
+    const what = REASONS[cause?.code ?? name ?? ''] ?? cause?.message ?? String(error);
+    return new UnreachableError('ERR_API', `Cannot reach the agent at "${this.#address}": ${what}`, {
+      hint: 'Is the agent running (mapmesh agent --map NAME=SELECTOR)? Does --api have its address?',
+      cause: error,
+    });
+  }
+}
+
+/** Nothing answered: worth another try while an agent may be starting. */
+class UnreachableError extends MapmeshError {}
+
+const REASONS: Record<string, string> = {
+  ECONNREFUSED: 'connection refused',
+  ENOTFOUND: 'no such host',
+  EAI_AGAIN: 'the name cannot be looked up now',
+  ECONNRESET: 'the connection was cut',
+  UND_ERR_SOCKET: 'the connection was cut',
+  UND_ERR_CONNECT_TIMEOUT: 'no answer',
+  ETIMEDOUT: 'no answer',
+  TimeoutError: 'it accepts connections but does not answer',
+};
+
+function mapPath(name: string): string {
+  return `/v1/maps/${encodeURIComponent(name)}`;
+}
+
+function entryPath(name: string, key: string): string {
+  return `${mapPath(name)}/entries/${encodeURIComponent(key)}`;
+}
+
+/** @returns undefined when the body is no JSON. */
+async function jsonOf(response: Response): Promise<unknown> {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,170 @@
+/**
+ * The routes of the API.
+ *
+ * ```
+ * GET    /healthz                        200 while the process works
+ * GET    /readyz[?waitMs=N]              200 once ready, else 503 with the reasons
+ * GET    /metrics                        Prometheus text
+ * GET    /v1/status  /v1/maps  /v1/peers
+ * GET    /v1/maps/NAME/entries[?tombstones=true]     all entries, a line of JSON each
+ * GET    /v1/maps/NAME/entries/KEY       one register (value null: deleted); 404 when there is none
+ * PUT    /v1/maps/NAME/entries/KEY       {"value": "HEX"}, or the raw bytes as application/octet-stream
+ * DELETE /v1/maps/NAME/entries/KEY
+ * GET    /v1/maps/NAME/watch[?key=KEY]   changes as they happen, a line of JSON each
+ * POST   /v1/sweep   /v1/maps/NAME/sweep   /v1/maps/NAME/release
+ * GET    /v1/maps/NAME/diff
+ * ```
+ * KEY is hex. A failure is `{"error": {"code", "message", "hint"}}`.
+ */
+import type { Readable } from 'node:stream';
+import type { FastifyInstance, FastifyReply } from 'fastify';
+import { z } from 'zod';
+import { compareBytes, fromHex } from '../core/bytes.js';
+import { MapmeshError } from '../core/errors.js';
+import type { AgentControl, StatusReport } from './control.js';
+import { dumpStream } from './dump-stream.js';
+import { errorBody, HttpError } from './http-error.js';
+import { createMetrics } from './metrics.js';
+import { type WatchLimits, WatchStream } from './watch-stream.js';
+import { diffJson, NO_ENTRY, registerJson } from './wire-format.js';
+
+/** Longest that one request waits for the node to become ready; clients ask again. */
+export const WAIT_READY_MS_MAX = 60_000;
+
+const NDJSON = 'application/x-ndjson; charset=utf-8';
+
+interface MapParams {
+  Params: { name: string };
+}
+interface EntryParams {
+  Params: { name: string; key: string };
+}
+
+export interface RouteComponents {
+  readonly control: AgentControl;
+  readonly watchLimits: WatchLimits;
+  /** Takes a stream in, or throws ERR_LIMIT when there are too many. */
+  admit(make: () => Readable): Readable;
+}
+
+export function addRoutes(app: FastifyInstance, components: RouteComponents): void {
+  addNodeRoutes(app, components.control);
+  addEntryRoutes(app, components.control);
+  addStreamRoutes(app, components);
+  addMaintenanceRoutes(app, components.control);
+}
+
+function addNodeRoutes(app: FastifyInstance, control: AgentControl): void {
+  const metrics = createMetrics(control);
+  app.get('/healthz', async () => ({ status: 'ok' }));
+  app.get('/readyz', async (request, reply) => {
+    const { waitMs } = checked(READY_QUERY, request.query);
+    const ready = await control.waitReady(waitMs);
+    if (!ready) reply.code(503);
+    return { ready, reasons: ready ? [] : unreadyReasons(control.status()) };
+  });
+  app.get('/metrics', async (_request, reply) => {
+    reply.type(metrics.contentType);
+    return metrics.text();
+  });
+  app.get('/v1/status', async () => control.status());
+  app.get('/v1/maps', async () => control.status().maps);
+  app.get('/v1/peers', async () => control.status().peers);
+}
+
+const READY_QUERY = z.strictObject({
+  waitMs: z.coerce.number().int().min(0).max(WAIT_READY_MS_MAX).default(0),
+});
+
+function unreadyReasons(status: StatusReport): string[] {
+  const joining = status.maps.filter((map) => map.state === 'joining').map((map) => map.name);
+  const reasons = [...status.problems];
+  if (joining.length > 0) reasons.push(`still taking the cluster's state of ${joining.join(', ')}`);
+  if (reasons.length === 0) reasons.push('has not caught up with a peer yet');
+  return reasons;
+}
+
+function addEntryRoutes(app: FastifyInstance, control: AgentControl): void {
+  const path = '/v1/maps/:name/entries/:key';
+  app.get<EntryParams>(path, async ({ params: { name, key } }, reply) => {
+    const register = control.get(name, fromHex(key, 'key'));
+    if (register !== undefined) return registerJson(register);
+    reply.code(404);
+    return { ...errorBody(noEntry(name, key)), ...NO_ENTRY };
+  });
+  app.put<EntryParams>(path, async ({ params: { name, key }, body }) => {
+    return control.put(name, fromHex(key, 'key'), valueBytesOf(body));
+  });
+  app.delete<EntryParams>(path, async ({ params: { name, key } }) => control.del(name, fromHex(key, 'key')));
+}
+
+function noEntry(name: string, key: string): MapmeshError {
+  return new MapmeshError('ERR_API', `Cannot get entry "${key}" of map "${name}": there is none`, {
+    hint: `"mapmesh dump ${name}" lists the entries.`,
+  });
+}
+
+const PUT_BODY = z.strictObject({ value: z.string() });
+
+function valueBytesOf(body: unknown): Uint8Array {
+  return body instanceof Uint8Array ? body : fromHex(checked(PUT_BODY, body).value, 'value');
+}
+
+function addStreamRoutes(app: FastifyInstance, { control, watchLimits, admit }: RouteComponents): void {
+  app.get<MapParams>('/v1/maps/:name/entries', async ({ params: { name }, query }, reply) => {
+    const tombstones = checked(DUMP_QUERY, query).tombstones === 'true';
+    return sendLines(
+      reply,
+      admit(() => dumpStream(control, name, { tombstones })),
+    );
+  });
+  app.get<MapParams>('/v1/maps/:name/watch', async ({ params: { name }, query }, reply) => {
+    const { key } = checked(WATCH_QUERY, query);
+    const wanted = key === undefined ? undefined : fromHex(key, 'key');
+    const subscribe = (listener: Parameters<AgentControl['watch']>[1]) => {
+      if (wanted === undefined) return control.watch(name, listener);
+      return control.watch(name, (change) => compareBytes(change.key, wanted) === 0 && listener(change));
+    };
+    return sendLines(
+      reply,
+      admit(() => new WatchStream(subscribe, watchLimits)),
+    );
+  });
+}
+
+const DUMP_QUERY = z.strictObject({ tombstones: z.enum(['true', 'false']).default('false') });
+const WATCH_QUERY = z.strictObject({ key: z.string().optional() });
+
+function sendLines(reply: FastifyReply, stream: Readable): FastifyReply {
+  return reply.type(NDJSON).header('cache-control', 'no-store').send(stream);
+}
+
+function addMaintenanceRoutes(app: FastifyInstance, control: AgentControl): void {
+  app.post('/v1/sweep', async () => supported(control, 'sweep')());
+  app.post<MapParams>('/v1/maps/:name/sweep', async ({ params }) => supported(control, 'sweep')(params.name));
+  app.post<MapParams>('/v1/maps/:name/release', async ({ params }) =>
+    supported(control, 'release')(params.name),
+  );
+  app.get<MapParams>('/v1/maps/:name/diff', async ({ params }) => {
+    return diffJson(await supported(control, 'diff')(params.name));
+  });
+}
+
+function supported<N extends 'sweep' | 'diff' | 'release'>(
+  control: AgentControl,
+  name: N,
+): NonNullable<AgentControl[N]> {
+  const operation = control[name];
+  if (operation !== undefined) return operation.bind(control) as NonNullable<AgentControl[N]>;
+  const message = `Cannot ${name}: this agent does not support it`;
+  throw new HttpError(501, 'ERR_API', message, 'Use an agent of the same version as this command.');
+}
+
+function checked<T>(schema: z.ZodType<T>, given: unknown): T {
+  const parsed = schema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'it'}: ${message}`);
+  throw new MapmeshError('ERR_USAGE', `Cannot read the request: ${problems.join('; ')}`, {
+    hint: 'README lists the routes and what they take.',
+  });
+}

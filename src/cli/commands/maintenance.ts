@@ -1,0 +1,79 @@
+/** `sweep`, `diff`, `release`: look now, and say what was found. */
+import type { Command } from 'commander';
+import type { SweepReport } from '../../api/control.js';
+import type { DiffJson, KeyDifferenceJson, PeerDiffJson, RegisterJson } from '../../api/wire-format.js';
+import { type ClientFlags, clientOf, tableColumns, withClientFlags } from '../common.js';
+import { formatDuration, formatValue, plural } from '../format.js';
+import { printJson, printLine } from '../output.js';
+import { type Column, renderTable } from '../table.js';
+
+export function addMaintenanceCommands(program: Command): void {
+  withClientFlags(program.command('sweep'))
+    .description('compare kernel map and replica now, repair both ways, and say what was found')
+    .argument('[NAME]', 'replicated map; all of them when left out')
+    .action(async (name: string | undefined, flags: ClientFlags) => {
+      const reports = await clientOf(flags).sweep(name);
+      await (flags.json ? printJson(reports) : printLine(renderSweeps(reports, tableColumns())));
+    });
+  withClientFlags(program.command('diff'))
+    .description('compare a map with every peer now; exit 1 and list the keys if they differ')
+    .argument('<NAME>', 'replicated map')
+    .action(async (name: string, flags: ClientFlags) => {
+      const report = await clientOf(flags).diff(name);
+      await (flags.json ? printJson(report) : printLine(renderDiff(report)));
+      if (!report.equal) process.exitCode = 1;
+    });
+  withClientFlags(program.command('release'))
+    .description('spread the deletes that were held back because there were too many at once')
+    .argument('<NAME>', 'replicated map')
+    .action(async (name: string, flags: ClientFlags) => {
+      const report = await clientOf(flags).release(name);
+      const text = `${report.name}: ${plural(report.releasedDeletes, 'delete')} released`;
+      await (flags.json ? printJson(report) : printLine(text));
+    });
+}
+
+const right = (title: string): Column => ({ title, align: 'right' });
+
+/** For people; pure, so that a test can look at it. */
+export function renderSweeps(reports: readonly SweepReport[], columns: number): string {
+  if (reports.length === 0) return 'no maps';
+  const rows = reports.map((report) => [
+    report.name,
+    String(report.entries),
+    `${report.capturedSets} set, ${report.capturedDeletes} deleted`,
+    `${report.appliedSets} set, ${report.appliedDeletes} deleted`,
+    String(report.heldDeletes),
+    formatDuration(report.durationMs),
+  ]);
+  const heads = [
+    'MAP',
+    right('ENTRIES'),
+    'FOUND IN KERNEL',
+    'WRITTEN TO KERNEL',
+    right('HELD'),
+    right('TOOK'),
+  ];
+  return renderTable(heads, rows, columns);
+}
+
+export function renderDiff(report: DiffJson): string {
+  if (report.peers.length === 0) return `${report.name}: no peer has it`;
+  return report.peers.map((peer) => renderPeerDiff(report.name, peer)).join('\n');
+}
+
+function renderPeerDiff(name: string, peer: PeerDiffJson): string {
+  const head = `${name} against ${peer.peerId}: `;
+  if (peer.problem !== null) return `${head}not compared, ${peer.problem}`;
+  if (peer.equal) return `${head}equal`;
+  const lines = peer.keys.map((difference) => `  ${renderDifference(difference)}`);
+  const more = peer.differences - peer.keys.length;
+  if (more > 0) lines.push(`  and ${more} more`);
+  return [`${head}${plural(peer.differences, 'key')} differ`, ...lines].join('\n');
+}
+
+function renderDifference({ key, ours, theirs }: KeyDifferenceJson): string {
+  const side = (register: RegisterJson | null) =>
+    register === null ? 'nothing' : `${formatValue(register.value)} at ${register.stamp}`;
+  return `${key}  here: ${side(ours)}  there: ${side(theirs)}`;
+}

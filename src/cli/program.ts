@@ -1,0 +1,25 @@
+/** The commands and what they take. Throws a CommanderError for a command line that they do not. */
+import { Command } from 'commander';
+import { mapmeshVersion } from '../config/version.js';
+import { addAgentCommands } from './commands/agent.js';
+import { addEntryCommands } from './commands/entries.js';
+import { addMaintenanceCommands } from './commands/maintenance.js';
+import { addStatusCommands } from './commands/status.js';
+import { addWatchCommand } from './commands/watch.js';
+
+export function createProgram(): Command {
+  const program = new Command('mapmesh')
+    .description('Keeps eBPF maps in step across any number of Linux hosts, with no coordinator')
+    .version(mapmeshVersion())
+    .helpCommand(false)
+    .exitOverride()
+    // Failures are printed in one place (failure.ts); help that was asked for still goes to standard output.
+    .configureOutput({ writeErr: () => undefined })
+    .addHelpText('after', '\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.');
+  addAgentCommands(program);
+  addStatusCommands(program);
+  addEntryCommands(program);
+  addWatchCommand(program);
+  addMaintenanceCommands(program);
+  return program;
+}

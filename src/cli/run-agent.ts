@@ -1,0 +1,103 @@
+/**
+ * The life of an agent process: start, say where it listens, work until told to stop, stop cleanly.
+ *
+ * - SIGINT or SIGTERM stops it and ends with 0; a second one ends at once with 1.
+ * - A failure while it works (`failed`), an uncaught exception and an unhandled rejection end with 1 and a fatal line
+ *   in the log: a half-working agent would be worse than one that its supervisor starts again.
+ */
+import type { Log } from '../config/log.js';
+import type { AgentSettings } from '../config/settings.js';
+import type { MapmeshError } from '../core/errors.js';
+
+/** A running agent, as far as its process is concerned. */
+export interface RunningAgent {
+  readonly multiaddrs: readonly string[];
+  /** HOST:PORT */
+  readonly apiAddress: string;
+  /** Resolves if the agent cannot go on. */
+  readonly failed: Promise<MapmeshError>;
+  stop(): Promise<void>;
+}
+
+export type StartAgent = (settings: AgentSettings, log: Log) => Promise<RunningAgent>;
+
+export interface RunComponents {
+  readonly startAgent: StartAgent;
+  readonly log: Log;
+  /** For the lines that tell where the agent listens. */
+  readonly print: (line: string) => void;
+  /** Writes the last log lines and ends the process. */
+  readonly exit: (code: 0 | 1) => never;
+}
+
+/** A clean stop says goodbye and flushes the disk: seconds at most. After this the process ends all the same. */
+export const STOP_MS_MAX = 10_000;
+
+type Ending = { readonly signal: NodeJS.Signals } | { readonly error: unknown };
+
+/** Runs until the agent has stopped. @throws MapmeshError when it cannot start. @returns the exit code. */
+export async function runAgent(settings: AgentSettings, components: RunComponents): Promise<0 | 1> {
+  const { log, print } = components;
+  const ending = processEnding(components);
+  const starting = components.startAgent(settings, log);
+  const first = await Promise.race([starting.then((agent) => ({ agent })), ending]);
+  if (!('agent' in first)) return endEarly(first, starting, components);
+  const { agent } = first;
+  for (const multiaddr of agent.multiaddrs) print(`listening on ${multiaddr}`);
+  print(`API on http://${agent.apiAddress}`);
+  const end = await Promise.race([ending, agent.failed.then((error) => ({ error }))]);
+  if ('error' in end) log.fatal({ err: end.error }, 'the agent failed');
+  else log.info({ signal: end.signal }, 'stopping');
+  await stopWithin(agent, components);
+  return 'error' in end ? 1 : 0;
+}
+
+/** Told to stop while still starting: lets the start finish, for what it opened must be closed. */
+async function endEarly(
+  end: Ending,
+  starting: Promise<RunningAgent>,
+  components: RunComponents,
+): Promise<0 | 1> {
+  if ('error' in end) {
+    components.log.fatal({ err: end.error }, 'the agent failed while it started');
+    return 1;
+  }
+  components.log.info({ signal: end.signal }, 'stopping before the start was complete');
+  await stopWithin(await starting, components);
+  return 0;
+}
+
+async function stopWithin(agent: RunningAgent, { log, exit }: RunComponents): Promise<void> {
+  const timer = setTimeout(() => {
+    log.fatal({ timeoutMs: STOP_MS_MAX }, 'the agent did not stop in time');
+    exit(1);
+  }, STOP_MS_MAX);
+  try {
+    await agent.stop();
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Resolves with the first thing that ends the process; a second signal ends it on the spot. */
+function processEnding({ log, exit }: RunComponents): Promise<Ending> {
+  return new Promise((resolve) => {
+    let signals = 0;
+    const onSignal = (signal: NodeJS.Signals): void => {
+      signals++;
+      resolve({ signal });
+      if (signals === 1) return;
+      log.fatal({ signal }, 'second signal: ending at once');
+      exit(1);
+    };
+    process.on('SIGINT', onSignal);
+    process.on('SIGTERM', onSignal);
+    // After an exception that nobody caught, no state can be trusted: no clean stop.
+    const onFault = (error: unknown): void => {
+      log.fatal({ err: error }, 'internal error');
+      exit(1);
+    };
+    process.on('uncaughtException', onFault);
+    process.on('unhandledRejection', onFault);
+  });
+}

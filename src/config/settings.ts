@@ -1,0 +1,315 @@
+/**
+ * The agent's settings: one schema for the flags and for the YAML file, every problem reported at once.
+ *
+ *     const flags = flagSettings({ map: ['b=id:7'], 'sweep-interval-ms': '500' }, process.cwd());
+ *     const file = loadConfigFile('mesh.yaml');
+ *     const settings = resolveSettings([file, flags], { multiaddr, selector, peerId });
+ *
+ * A file has the flags' names as keys (`sweep-interval-ms: 500`); a flag that is given wins over the file's key,
+ * also for keys that are lists. Paths in a file are taken relative to the file, paths in flags to the working
+ * directory. What a multiaddr, a selector or a PeerId looks like is known elsewhere and passed in.
+ */
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import type { CaptureTier } from '../core/capture-port.js';
+import { MapmeshError } from '../core/errors.js';
+import { DEFAULTS, LIMITS } from './defaults.js';
+import { type HostPort, parseHostPort } from './host-port.js';
+import { nearestWord } from './nearest-word.js';
+
+/** One `--map NAME=SELECTOR`. */
+export interface MapBinding {
+  /** Replicated name, see {@link MAP_NAME}. */
+  readonly name: string;
+  /** Selector text; it has passed the selector check. */
+  readonly selector: string;
+}
+
+export type CaptureChoice = 'auto' | CaptureTier;
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
+
+/** Everything that the agent can be told, checked and with defaults filled in. */
+export interface AgentSettings {
+  /** In the order given; names are unique. May be empty: a node that only helps others to find each other. */
+  readonly maps: readonly MapBinding[];
+  /** Multiaddrs, with or without /p2p/PEERID. Empty: the first node of its mesh. */
+  readonly bootstrap: readonly string[];
+  readonly listen: readonly string[];
+  readonly cluster: string;
+  /** Absolute path of the pre-shared key, or null for an open cluster. */
+  readonly secretFile: string | null;
+  /** PeerIds that may connect; empty means every peer. */
+  readonly allow: readonly string[];
+  /** Absolute path, or null: keep nothing on disk. */
+  readonly dataDir: string | null;
+  readonly api: HostPort;
+  readonly capture: CaptureChoice;
+  readonly sweepIntervalMs: number;
+  readonly reconcileIntervalMs: number;
+  readonly logLevel: LogLevel;
+  /** Size of the capture ring buffer in bytes; a power of two. */
+  readonly ringBytes: number;
+  /** Stamps from further in the future than this are held back (invariant I14). */
+  readonly skewMsMax: number;
+}
+
+/** Names of replicated maps. */
+export const MAP_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+export const MAP_NAME_WORDS =
+  'a name of at most 64 characters a-z 0-9 . _ -, starting with a letter or a digit';
+
+const CLUSTER_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
+/** One thing that is wrong, and where: `mesh.yaml:3` or `--map`. */
+export interface Problem {
+  readonly where: string;
+  /** `<name> is <what is>, expected <what was wanted>`. */
+  readonly what: string;
+}
+
+/** Syntax checks that live elsewhere. Each throws a MapmeshError for a text that it does not take. */
+export interface SettingsChecks {
+  multiaddr(text: string, use: 'listen' | 'bootstrap'): unknown;
+  selector(text: string): unknown;
+  peerId(text: string): unknown;
+}
+
+/** Settings as one source gives them: kebab-case names, values not looked at yet. */
+export interface SettingsSource {
+  readonly values: Readonly<Record<string, unknown>>;
+  /** Where a setting stands; `path` is its name and, for a list, the index. */
+  where(path: readonly PropertyKey[]): string;
+  /** Directory that relative paths start from. */
+  readonly baseDir: string;
+  /** What was wrong before values could be looked at (YAML syntax, a key given twice). */
+  readonly problems: readonly Problem[];
+}
+
+/** Says of every setting what it should look like: completes "expected ...". */
+const EXPECTED: Record<string, string> = {
+  map: 'NAME=SELECTOR, for example blocklist=/sys/fs/bpf/blocklist',
+  bootstrap: 'a multiaddr, for example /ip4/10.0.0.1/tcp/7600',
+  listen: `a multiaddr, for example ${DEFAULTS.listen}`,
+  cluster: 'a name of at most 64 characters A-Z a-z 0-9 . _ -, starting with a letter or a digit',
+  'secret-file': 'the path of a file',
+  allow: 'a PeerId, for example 12D3KooW...',
+  'data-dir': 'the path of a directory',
+  api: `HOST:PORT, for example ${DEFAULTS.api}`,
+  capture: 'auto, fentry, syscall or sweep',
+  'sweep-interval-ms': `a whole number of milliseconds from ${LIMITS.intervalMsMin} to ${LIMITS.intervalMsMax}`,
+  'reconcile-interval-ms': `a whole number of milliseconds from ${LIMITS.intervalMsMin} to ${LIMITS.intervalMsMax}`,
+  'log-level': 'trace, debug, info, warn, error, fatal or silent',
+  'ring-bytes': `a power of two from ${LIMITS.ringBytesMin} to ${LIMITS.ringBytesMax}`,
+  'skew-ms-max': `a whole number of milliseconds from ${LIMITS.skewMsMin} to ${LIMITS.skewMsMax}`,
+};
+
+/** Every name that a config file may have. */
+export const SETTING_NAMES: readonly string[] = Object.keys(EXPECTED);
+
+/** Flags as a source. Settings that were not given are left out or undefined. */
+export function flagSettings(values: Readonly<Record<string, unknown>>, baseDir: string): SettingsSource {
+  const given = Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+  return { values: given, where: (path) => `--${String(path[0])}`, baseDir, problems: [] };
+}
+
+/**
+ * Checks every source, then merges them: a later source wins over an earlier one, setting by setting.
+ * @throws MapmeshError ERR_CONFIG that lists every problem of every source, one a line.
+ */
+export function resolveSettings(sources: readonly SettingsSource[], checks: SettingsChecks): AgentSettings {
+  const schema = settingsSchema(checks);
+  const problems: Problem[] = [];
+  let merged: Partial<AgentSettings> = {};
+  for (const source of sources) {
+    problems.push(...source.problems, ...repeatedNames(source));
+    const parsed = schema.safeParse(source.values);
+    if (parsed.success) merged = { ...merged, ...toSettings(parsed.data, source.baseDir) };
+    else problems.push(...parsed.error.issues.flatMap((issue) => problemsOf(issue, source)));
+  }
+  if (problems.length > 0) throw configError(problems);
+  return withDefaults(merged);
+}
+
+/** One error for all problems, each on a line of its own. */
+export function configError(problems: readonly Problem[]): MapmeshError {
+  const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`;
+  const inOrder = problems.toSorted((a, b) => a.where.localeCompare(b.where, 'en', { numeric: true }));
+  const lines = inOrder.map(({ where, what }) => `  ${where}: ${what}`);
+  return new MapmeshError('ERR_CONFIG', `Cannot use these settings: ${count}\n${lines.join('\n')}`, {
+    hint: 'Correct them and try again; "mapmesh check FILE" checks a file, "mapmesh agent --help" lists the settings.',
+  });
+}
+
+function withDefaults(given: Partial<AgentSettings>): AgentSettings {
+  return {
+    maps: [],
+    bootstrap: [],
+    listen: [DEFAULTS.listen],
+    cluster: DEFAULTS.cluster,
+    secretFile: null,
+    allow: [],
+    dataDir: null,
+    api: parseHostPort(DEFAULTS.api)!,
+    capture: DEFAULTS.capture,
+    sweepIntervalMs: DEFAULTS.sweepIntervalMs,
+    reconcileIntervalMs: DEFAULTS.reconcileIntervalMs,
+    logLevel: DEFAULTS.logLevel,
+    ringBytes: DEFAULTS.ringBytes,
+    skewMsMax: DEFAULTS.skewMsMax,
+    ...given,
+  };
+}
+
+type Parsed = z.infer<ReturnType<typeof settingsSchema>>;
+
+/** Renames to camelCase; what was not given stays out, so that it does not hide an earlier source. */
+function toSettings(parsed: Parsed, baseDir: string): Partial<AgentSettings> {
+  const path = (text: string | undefined) => (text === undefined ? undefined : resolve(baseDir, text));
+  const settings = {
+    maps: parsed.map,
+    bootstrap: parsed.bootstrap,
+    listen: parsed.listen,
+    cluster: parsed.cluster,
+    secretFile: path(parsed['secret-file']),
+    allow: parsed.allow,
+    dataDir: path(parsed['data-dir']),
+    api: parsed.api,
+    capture: parsed.capture,
+    sweepIntervalMs: parsed['sweep-interval-ms'],
+    reconcileIntervalMs: parsed['reconcile-interval-ms'],
+    logLevel: parsed['log-level'],
+    ringBytes: parsed['ring-bytes'],
+    skewMsMax: parsed['skew-ms-max'],
+  };
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+}
+
+function settingsSchema(checks: SettingsChecks) {
+  const text = z.string().min(1).max(4096);
+  const multiaddrs = (use: 'listen' | 'bootstrap') =>
+    listOf(text.superRefine(passes((given) => checks.multiaddr(given, use))));
+  const interval = wholeNumber(LIMITS.intervalMsMin, LIMITS.intervalMsMax);
+  return z.strictObject({
+    map: z.preprocess(mapList, z.array(mapBinding(checks)).max(LIMITS.listMax)).optional(),
+    bootstrap: multiaddrs('bootstrap').optional(),
+    listen: multiaddrs('listen').optional(),
+    cluster: z.string().regex(CLUSTER_NAME).optional(),
+    'secret-file': text.optional(),
+    allow: listOf(text.superRefine(passes(checks.peerId))).optional(),
+    'data-dir': text.optional(),
+    api: z.string().transform(hostPort).optional(),
+    capture: z.enum(['auto', 'fentry', 'syscall', 'sweep']).optional(),
+    'sweep-interval-ms': interval.optional(),
+    'reconcile-interval-ms': interval.optional(),
+    'log-level': z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).optional(),
+    'ring-bytes': wholeNumber(LIMITS.ringBytesMin, LIMITS.ringBytesMax)
+      .refine((bytes) => Number.isInteger(Math.log2(bytes)))
+      .optional(),
+    'skew-ms-max': wholeNumber(LIMITS.skewMsMin, LIMITS.skewMsMax).optional(),
+  });
+}
+
+/** A list, or one element without the brackets. */
+function listOf<T extends z.ZodType>(element: T) {
+  const asList = (given: unknown) => (Array.isArray(given) || given === undefined ? given : [given]);
+  return z.preprocess(asList, z.array(element).max(LIMITS.listMax));
+}
+
+/** Digits (a flag) or a number (YAML). */
+function wholeNumber(min: number, max: number) {
+  const fromDigits = (given: unknown) =>
+    typeof given === 'string' && /^\d{1,15}$/.test(given) ? Number(given) : given;
+  return z.preprocess(fromDigits, z.int().min(min).max(max));
+}
+
+/** In a file, `map` may also be written as a mapping from name to selector. */
+function mapList(given: unknown): unknown {
+  if (given === undefined || Array.isArray(given)) return given;
+  if (given === null || typeof given !== 'object') return [given];
+  return Object.entries(given).map(([name, selector]) => {
+    return typeof selector === 'string' ? `${name}=${selector}` : { [name]: selector };
+  });
+}
+
+function mapBinding(checks: SettingsChecks) {
+  return z.string().transform((given, context): MapBinding => {
+    const split = given.indexOf('=');
+    const name = given.slice(0, Math.max(split, 0));
+    const selector = given.slice(split + 1);
+    if (split < 1 || selector === '') refuse(context, undefined);
+    else if (!MAP_NAME.test(name)) refuse(context, `map has the name "${name}", expected ${MAP_NAME_WORDS}`);
+    else passes(checks.selector)(selector, context);
+    return { name, selector };
+  });
+}
+
+function hostPort(given: string, context: z.RefinementCtx): HostPort {
+  const parsed = parseHostPort(given);
+  if (parsed === undefined) refuse(context, undefined);
+  return parsed ?? { host: '', port: 0 };
+}
+
+/** Turns a check that throws into one that zod collects. What is not a MapmeshError is our own bug and flies on. */
+function passes(check: (text: string) => unknown): (text: string, context: z.RefinementCtx) => void {
+  return (text, context) => {
+    try {
+      check(text);
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      refuse(context, error.message);
+    }
+  };
+}
+
+/** Adds a problem; `what` undefined = the usual `<name> is <value>, expected <...>`. */
+function refuse(context: z.RefinementCtx, what: string | undefined, path: PropertyKey[] = []): void {
+  context.addIssue({ code: 'custom', path, params: { what }, input: context.value });
+}
+
+function problemsOf(issue: z.core.$ZodIssue, source: SettingsSource): Problem[] {
+  if (issue.code === 'unrecognized_keys') return issue.keys.map((key) => unknownKey(key, source));
+  const name = String(issue.path[0]);
+  const { what: said } = (issue.code === 'custom' && issue.params) || {};
+  const value = valueAt(source.values, issue.path);
+  const where = source.where(issue.path);
+  const subject = where === `--${name}` ? 'is' : `${name} is`;
+  const what =
+    typeof said === 'string' ? said : `${subject} ${show(value)}, expected ${EXPECTED[name] ?? 'otherwise'}`;
+  return [{ where, what }];
+}
+
+function unknownKey(key: string, source: SettingsSource): Problem {
+  const near = nearestWord(key, SETTING_NAMES);
+  const expected = near === undefined ? `one of ${SETTING_NAMES.join(', ')}` : `did you mean "${near}"?`;
+  return {
+    where: source.where([key]),
+    what: `"${key}" is not a setting, ${near ? '' : 'expected '}${expected}`,
+  };
+}
+
+/** Looked for in what was given, not in what passed: one bad element must not hide that two others clash. */
+function repeatedNames(source: SettingsSource): Problem[] {
+  const { map } = source.values;
+  const given = mapList(map);
+  const names = Array.isArray(given) ? given.map((text) => String(text).split('=', 1)[0]!) : [];
+  return names.flatMap((name, index) => {
+    if (names.indexOf(name) === index) return [];
+    const what = `map has the name "${name}" twice, expected each name once`;
+    return [{ where: source.where(['map', index]), what }];
+  });
+}
+
+/** The value that an issue is about; a single value that stands for a list is its own first element. */
+function valueAt(values: Readonly<Record<string, unknown>>, path: readonly PropertyKey[]): unknown {
+  const value = values[String(path[0])];
+  const index = path[1];
+  if (typeof index !== 'number' || value === null || typeof value !== 'object') return value;
+  return Array.isArray(value) ? value[index] : Object.entries(value)[index]?.join('=');
+}
+
+function show(value: unknown): string {
+  if (value === null || value === undefined || value === '') return 'empty';
+  if (typeof value === 'string') return `"${value.length > 80 ? `${value.slice(0, 77)}...` : value}"`;
+  if (Array.isArray(value)) return `a list of ${value.length}`;
+  return typeof value === 'object' ? 'a mapping' : String(value);
+}

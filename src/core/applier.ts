@@ -1,0 +1,137 @@
+/**
+ * Writes registers that won into the kernel map: in batches, deletes first (maps are bounded), each step about a
+ * millisecond. What the kernel refuses stays in the replica as `pending` and is tried again with backoff (I11).
+ */
+
+import { copyRange } from './bytes.js';
+import type { Clock } from './clock.js';
+import type { MapCounters } from './counters.js';
+import { isArrayKind, MAP_BATCH_ENTRIES, type MapPort } from './map-port.js';
+import { EntryFlag } from './register-table.js';
+import type { Replica } from './replica.js';
+import type { WriteWindows } from './write-windows.js';
+
+/** First and longest wait before refused registers are tried again. Sooner costs system calls for nothing; later
+ * leaves a map wrong for longer after room was made. A delete in the map cuts the wait short. */
+const RETRY_DELAY_US_MIN = 100_000;
+const RETRY_DELAY_US_MAX = 30_000_000;
+
+export class Applier {
+  readonly #replica: Replica;
+  readonly #port: MapPort;
+  readonly #windows: WriteWindows;
+  readonly #clock: Clock;
+  readonly #counters: MapCounters;
+  readonly #keys: Uint8Array;
+  readonly #values: Uint8Array;
+  readonly #errnos = new Int32Array(MAP_BATCH_ENTRIES);
+  #retryAtUs = 0;
+  #retryDelayUs = RETRY_DELAY_US_MIN;
+  #lastErrno = 0;
+
+  constructor(replica: Replica, port: MapPort, windows: WriteWindows, clock: Clock, counters: MapCounters) {
+    this.#replica = replica;
+    this.#port = port;
+    this.#windows = windows;
+    this.#clock = clock;
+    this.#counters = counters;
+    this.#keys = new Uint8Array(MAP_BATCH_ENTRIES * port.info.keyBytes);
+    this.#values = new Uint8Array(stepEntries(port) * port.info.valueBytes);
+  }
+
+  /** Errno of the newest refusal while registers are pending, else 0. */
+  get lastErrno(): number {
+    return this.#replica.pending.size > 0 ? this.#lastErrno : 0;
+  }
+
+  /** Whether {@link step} has something to do. */
+  hasWork(): boolean {
+    return this.#replica.applyQueue.size > 0 || this.#retryIsDue();
+  }
+
+  /** Applies one batch. @returns how many registers were tried. */
+  step(): number {
+    if (this.#replica.applyQueue.size === 0 && this.#retryIsDue()) this.#requeuePending();
+    const { applyQueue, pending } = this.#replica;
+    const deletes: number[] = [];
+    const updates: number[] = [];
+    const countMax = stepEntries(this.#port);
+    while (deletes.length + updates.length < countMax) {
+      const entry = applyQueue.shift();
+      if (entry < 0) break;
+      pending.cancel(entry);
+      if (this.#replica.isTombstone(entry)) deletes.push(entry);
+      else updates.push(entry);
+    }
+    if (deletes.length > 0) this.#delete(deletes);
+    if (updates.length > 0) this.#update(updates);
+    return deletes.length + updates.length;
+  }
+
+  /** Room may have been made in the kernel map: tries refused registers again at the next chance. */
+  retrySoon(): void {
+    this.#retryAtUs = 0;
+  }
+
+  #delete(entries: readonly number[]): void {
+    if (isArrayKind(this.#port.info.kind)) return; // an array has no deletes; such a register is never made by us
+    const { table } = this.#replica;
+    const { keyBytes } = this.#port.info;
+    entries.forEach((entry, i) => {
+      const at = table.keyOffset(entry);
+      copyRange(table.data(entry), at, at + keyBytes, this.#keys, i * keyBytes);
+    });
+    const window = this.#port.delete(this.#keys, entries.length, this.#errnos);
+    this.#account(entries, this.#windows.add(window));
+    if (this.#replica.pending.size > 0) this.retrySoon();
+  }
+
+  #update(entries: readonly number[]): void {
+    const { table } = this.#replica;
+    const { keyBytes, valueBytes } = this.#port.info;
+    entries.forEach((entry, i) => {
+      const data = table.data(entry);
+      const at = table.keyOffset(entry);
+      copyRange(data, at, at + keyBytes, this.#keys, i * keyBytes);
+      copyRange(data, at + keyBytes, at + keyBytes + valueBytes, this.#values, i * valueBytes);
+    });
+    const window = this.#port.update(this.#keys, this.#values, entries.length, this.#errnos);
+    this.#account(entries, this.#windows.add(window));
+  }
+
+  #account(entries: readonly number[], tick: number): void {
+    const { table, pending } = this.#replica;
+    let failed = 0;
+    for (let i = 0; i < entries.length; i++) {
+      const entry = entries[i]!;
+      const errno = this.#errnos[i]!;
+      if (errno === 0) {
+        table.setTick(entry, tick);
+        table.clearFlag(entry, EntryFlag.EVICTED);
+        this.#counters.applied++;
+      } else {
+        pending.push(entry);
+        this.#lastErrno = errno;
+        failed++;
+      }
+    }
+    this.#counters.refused += failed;
+    if (failed === 0) this.#retryDelayUs = RETRY_DELAY_US_MIN;
+    else this.#retryAtUs = this.#clock.monotonicUs() + this.#retryDelayUs;
+  }
+
+  #retryIsDue(): boolean {
+    return this.#replica.pending.size > 0 && this.#clock.monotonicUs() >= this.#retryAtUs;
+  }
+
+  #requeuePending(): void {
+    const { applyQueue, pending } = this.#replica;
+    for (let entry = pending.shift(); entry >= 0; entry = pending.shift()) applyQueue.push(entry);
+    this.#retryDelayUs = Math.min(this.#retryDelayUs * 2, RETRY_DELAY_US_MAX);
+  }
+}
+
+/** Entries per step: fewer when values are large, so that a step copies at most a few megabytes. */
+function stepEntries(port: MapPort): number {
+  return Math.max(1, Math.min(MAP_BATCH_ENTRIES, Math.floor((4 * 1024 * 1024) / port.info.valueBytes)));
+}

@@ -1,0 +1,214 @@
+/**
+ * Turns what the hooks saw in a kernel map into local writes of its replica.
+ *
+ * The questions it answers for each event: is it an echo of our own apply (I4); did the writer see the register that is
+ * there now, or did it write before that was applied (I3); and does the kernel map hold the winner afterwards (I5)?
+ *
+ * - An event is placed before, during or after the last apply of its key by kernel time. After: the write gets a stamp
+ *   greater than the register's. Before: it keeps its own time; if it wins, it is written to the kernel again, because
+ *   the apply has overwritten it. During: the kernel's present value tells which came last.
+ * - Hooks run outside the bucket lock, so for a key written from two CPUs at once the order of events is not the order
+ *   of writes. Such keys are read back once the ring is drained, and the kernel's value stands.
+ */
+import type { Clock } from './clock.js';
+import type { MapCounters } from './counters.js';
+import { EntryQueue } from './entry-queue.js';
+import { canonicalLpmKey } from './lpm-key.js';
+import { isLruKind, type MapPort } from './map-port.js';
+import { ORIGIN_SELF } from './origins.js';
+import { EntryFlag } from './register-table.js';
+import type { Replica } from './replica.js';
+import { RECORD_FLAG_MAYBE_SELF, RecordOp, type RingRecords } from './ring-record.js';
+import { type Stamp, stampTimeUs } from './stamp.js';
+import type { WriteWindows } from './write-windows.js';
+
+/** Two events of a key from different CPUs closer than this may have been recorded in the wrong order: longer than a
+ * task can be preempted between its write and its hook without being starved. */
+const CONTENDED_US = 10_000;
+
+export class Capture {
+  readonly #replica: Replica;
+  readonly #port: MapPort;
+  readonly #windows: WriteWindows;
+  readonly #clock: Clock;
+  readonly #counters: MapCounters;
+  readonly #settle: EntryQueue;
+  readonly #value: Uint8Array;
+  /** Wall time minus monotonic time, measured at the start of each drain. */
+  #wallOffsetUs = 0;
+  /** A hook saw changes that it could not name. */
+  #sweepWanted = false;
+
+  constructor(replica: Replica, port: MapPort, windows: WriteWindows, clock: Clock, counters: MapCounters) {
+    this.#replica = replica;
+    this.#port = port;
+    this.#windows = windows;
+    this.#clock = clock;
+    this.#counters = counters;
+    this.#settle = new EntryQueue(replica.table, EntryFlag.SETTLE);
+    this.#value = new Uint8Array(port.info.valueBytes);
+  }
+
+  /** To be called before the records of one drain, so that their times carry over to wall time. */
+  beginDrain(): void {
+    this.#wallOffsetUs = this.#clock.wallUs() - this.#clock.monotonicUs();
+  }
+
+  /** Whether a sweep is called for since the last time this was asked. */
+  takeSweepWanted(): boolean {
+    const wanted = this.#sweepWanted;
+    this.#sweepWanted = false;
+    return wanted;
+  }
+
+  /** Takes in the record that the cursor stands on. */
+  record(record: RingRecords): void {
+    const { bytes, keyOffset } = record;
+    const { info } = this.#port;
+    if (record.op === RecordOp.DIRTY_MAP) {
+      this.#sweepWanted = true;
+      return;
+    }
+    if (record.keyBytes !== info.keyBytes) {
+      this.#sweepWanted = true;
+      return;
+    }
+    switch (record.op) {
+      case RecordOp.UPDATE:
+        if (record.valueBytes === info.valueBytes) this.#write(record, bytes, record.valueOffset);
+        else this.#readBack(record);
+        break;
+      case RecordOp.DELETE:
+        this.#write(record, null, 0);
+        break;
+      case RecordOp.DIRTY_KEY:
+        this.#readBack(record);
+        break;
+      case RecordOp.EVICT:
+        this.#evicted(bytes, keyOffset);
+        break;
+      default:
+        this.#sweepWanted = true;
+    }
+  }
+
+  /** Compares contended keys with the kernel. To be called when the ring was drained to its end. */
+  settle(): void {
+    const { table } = this.#replica;
+    for (let entry = this.#settle.shift(); entry >= 0; entry = this.#settle.shift()) {
+      if (this.#replica.isUnapplied(entry)) continue;
+      const present = this.#lookup(table.data(entry), table.keyOffset(entry));
+      if (!present && isLruKind(this.#port.info.kind)) continue;
+      const tombstone = this.#replica.isTombstone(entry);
+      if (present ? !tombstone && table.valueIs(entry, this.#value, 0) : tombstone) continue;
+      this.#local(
+        table.data(entry),
+        table.keyOffset(entry),
+        present ? this.#value : null,
+        0,
+        this.#clock.wallUs(),
+        this.#replica.stamp(entry),
+        true,
+      );
+    }
+  }
+
+  #readBack(record: RingRecords): void {
+    const present = this.#lookup(record.bytes, record.keyOffset);
+    this.#write(record, present ? this.#value : null, 0);
+  }
+
+  #write(record: RingRecords, value: Uint8Array | null, valueAt: number): void {
+    const { bytes, keyOffset } = record;
+    const canonical =
+      this.#port.info.kind !== 'lpm_trie' || !canonicalLpmKey(bytes, keyOffset, record.keyBytes);
+    const { table } = this.#replica;
+    const entry = table.find(bytes, keyOffset);
+    const eventUs = Math.floor(record.ktimeUs + this.#wallOffsetUs);
+    let after: Stamp | undefined;
+    let kernelHasIt = true;
+    if (entry >= 0) {
+      const tick = table.tick(entry);
+      const unapplied = this.#replica.isUnapplied(entry);
+      if (tick !== 0) {
+        const place = this.#place(record, tick, value, valueAt);
+        if (place === 'echo') {
+          this.#counters.echoes++;
+          return;
+        }
+        kernelHasIt = place === 'after';
+        if (kernelHasIt && !unapplied) after = this.#replica.stamp(entry);
+      } else if (!unapplied) {
+        after = this.#replica.stamp(entry);
+        if (table.origin(entry) === ORIGIN_SELF && this.#isContended(entry, eventUs, record.cpu)) {
+          this.#counters.contended++;
+          this.#settle.push(entry);
+          if (eventUs < stampTimeUs(after.hi, after.lo)) {
+            this.#counters.captured++;
+            return;
+          }
+        }
+      }
+    }
+    const settled = this.#local(bytes, keyOffset, value, valueAt, eventUs, after, kernelHasIt && canonical);
+    table.setCpu(settled, record.cpu);
+  }
+
+  /** Makes the local write and says what is left to do in the kernel. @returns the entry. */
+  #local(
+    key: Uint8Array,
+    keyAt: number,
+    value: Uint8Array | null,
+    valueAt: number,
+    eventUs: number,
+    after: Stamp | undefined,
+    kernelHasIt: boolean,
+  ): number {
+    const replica = this.#replica;
+    this.#counters.captured++;
+    const { entry, won } = replica.writeLocal(key, keyAt, value, valueAt, eventUs, after, 'local');
+    if (won && kernelHasIt) {
+      replica.markApplied(entry);
+      replica.table.setTick(entry, 0);
+    } else if (won) {
+      replica.applyQueue.push(entry);
+    }
+    return entry;
+  }
+
+  /** Where the event stands relative to the last apply of its key, or that it is that apply. */
+  #place(
+    record: RingRecords,
+    tick: number,
+    value: Uint8Array | null,
+    valueAt: number,
+  ): 'before' | 'after' | 'echo' {
+    const place = this.#windows.place(tick, record.ktimeUs);
+    if (place !== 'during') return place;
+    const present = this.#lookup(record.bytes, record.keyOffset);
+    const isLast = value === null ? !present : present && this.#valueIs(value, valueAt);
+    if ((record.flags & RECORD_FLAG_MAYBE_SELF) !== 0 && isLast) return 'echo';
+    return isLast ? 'after' : 'before';
+  }
+
+  #isContended(entry: number, eventUs: number, cpu: number): boolean {
+    const { table } = this.#replica;
+    const sinceUs = eventUs - stampTimeUs(table.stampHi(entry), table.stampLo(entry));
+    return sinceUs < 0 || (sinceUs < CONTENDED_US && table.cpu(entry) !== (cpu & 0xff));
+  }
+
+  #evicted(bytes: Uint8Array, keyAt: number): void {
+    this.#counters.evicted++;
+    const entry = this.#replica.table.find(bytes, keyAt);
+    if (entry >= 0) this.#replica.table.setFlag(entry, EntryFlag.EVICTED);
+  }
+
+  #lookup(bytes: Uint8Array, keyAt: number): boolean {
+    return this.#port.lookup(bytes.subarray(keyAt, keyAt + this.#port.info.keyBytes), this.#value);
+  }
+
+  #valueIs(value: Uint8Array, valueAt: number): boolean {
+    for (let i = 0; i < this.#value.length; i++) if (value[valueAt + i] !== this.#value[i]) return false;
+    return true;
+  }
+}

@@ -1,0 +1,72 @@
+/**
+ * First in, first out, of table entries. Each kind of queue has a flag in the table that says whether an entry is in it,
+ * so an entry waits once however often it changes, and the length is bounded by the number of registers (I15).
+ */
+import type { RegisterTable } from './register-table.js';
+
+export class EntryQueue {
+  readonly #table: RegisterTable;
+  readonly #flag: number;
+  #ring = new Uint32Array(64);
+  #head = 0;
+  #length = 0;
+  /** Entries in the queue whose flag is still set. */
+  #waiting = 0;
+
+  /** @param flag the {@link EntryFlag} that marks the entries of this queue; nobody else sets or clears it. */
+  constructor(table: RegisterTable, flag: number) {
+    this.#table = table;
+    this.#flag = flag;
+  }
+
+  /** Entries that wait. */
+  get size(): number {
+    return this.#waiting;
+  }
+
+  /** Puts the entry at the end unless it waits already. */
+  push(entry: number): void {
+    if (this.#table.has(entry, this.#flag)) return;
+    this.#table.setFlag(entry, this.#flag);
+    this.#waiting++;
+    if (this.#length === this.#ring.length) this.#grow();
+    this.#ring[(this.#head + this.#length) & (this.#ring.length - 1)] = entry;
+    this.#length++;
+  }
+
+  /** Takes the entry out, wherever it stands. Its place in the ring is passed over later. */
+  cancel(entry: number): void {
+    if (!this.#table.has(entry, this.#flag)) return;
+    this.#table.clearFlag(entry, this.#flag);
+    this.#waiting--;
+  }
+
+  /** The next entry, no longer waiting; -1 when none is. */
+  shift(): number {
+    while (this.#length > 0) {
+      const entry = this.#ring[this.#head]!;
+      this.#head = (this.#head + 1) & (this.#ring.length - 1);
+      this.#length--;
+      if (!this.#table.has(entry, this.#flag)) continue;
+      this.#table.clearFlag(entry, this.#flag);
+      this.#waiting--;
+      return entry;
+    }
+    return -1;
+  }
+
+  /** Doubles the ring, or only drops the places of cancelled entries if those are at least half of it. */
+  #grow(): void {
+    const waiting = new Set<number>();
+    for (let i = 0; i < this.#length; i++) {
+      const entry = this.#ring[(this.#head + i) & (this.#ring.length - 1)]!;
+      if (this.#table.has(entry, this.#flag)) waiting.add(entry);
+    }
+    const live = [...waiting];
+    const ring = live.length * 2 > this.#ring.length ? new Uint32Array(this.#ring.length * 2) : this.#ring;
+    ring.set(live);
+    this.#ring = ring;
+    this.#head = 0;
+    this.#length = live.length;
+  }
+}

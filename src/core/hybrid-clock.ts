@@ -1,0 +1,96 @@
+/**
+ * Issues the stamps of this node's writes (invariants I3, I10).
+ *
+ * A textbook HLC raises its clock on every message received, and so would stamp a write that happened *before* an
+ * apply, but was noticed after it, as if it had come later. Here events carry their own kernel time, so causality is
+ * kept per register: a write gets its own event time, raised above `after` only if the writer could have seen that
+ * register in the kernel map. What remains of the clock is that no stamp is ever issued twice:
+ *
+ * - `last` is the newest stamp on the track of event times; events that arrive out of order are moved up to it.
+ * - a stamp raised above a register from a node whose clock is ahead leaves that track alone (or every later event
+ *   would be dragged into the future with it) and is remembered in `ahead` until event time has passed it.
+ */
+import { compareStamps, STAMP_ZERO, type Stamp, stampAfter, stampAt } from './stamp.js';
+
+/** Most remembered stamps ahead of event time. Past it the track jumps ahead, as a textbook HLC would. */
+const AHEAD_ENTRIES_MAX = 65_536;
+
+export class HybridClock {
+  #last: Stamp;
+  #newest: Stamp;
+  /** Stamps issued beyond `#last`, grouped by (hi): (lo) to the next (lo) that may be free. */
+  readonly #ahead = new Map<number, Map<number, number>>();
+  #aheadEntries = 0;
+
+  /** `mark`: no stamp up to and including it will be issued (the mark of the previous run). */
+  constructor(mark: Stamp = STAMP_ZERO) {
+    this.#last = mark;
+    this.#newest = mark;
+  }
+
+  /** The greatest stamp issued so far; what has to survive a restart. */
+  get mark(): Stamp {
+    return this.#newest;
+  }
+
+  /** A fresh stamp for a write at `eventUs` (wall time), greater than `after` if given. */
+  issue(eventUs: number, after?: Stamp): Stamp {
+    let stamp = stampAt(eventUs);
+    if (compareStamps(stamp.hi, stamp.lo, this.#last.hi, this.#last.lo) <= 0) stamp = stampAfter(this.#last);
+    if (after !== undefined && compareStamps(stamp.hi, stamp.lo, after.hi, after.lo) <= 0) {
+      stamp = this.#firstFree(stampAfter(after));
+      this.#rememberAhead(stamp);
+    } else {
+      stamp = this.#firstFree(stamp);
+      this.#last = stamp;
+      if (this.#aheadEntries > 0) this.#forgetUpTo(stamp);
+    }
+    if (compareStamps(stamp.hi, stamp.lo, this.#newest.hi, this.#newest.lo) > 0) this.#newest = stamp;
+    return stamp;
+  }
+
+  /** The stamp, or the first one after it that is not taken. Runs of taken stamps are skipped in one step. */
+  #firstFree(stamp: Stamp): Stamp {
+    if (this.#aheadEntries === 0) return stamp;
+    for (let { hi, lo } = stamp; ; hi++, lo = 0) {
+      const group = this.#ahead.get(hi);
+      const free = group === undefined ? lo : firstFree(group, lo);
+      if (free <= 0xffffffff) return { hi, lo: free };
+    }
+  }
+
+  #rememberAhead(stamp: Stamp): void {
+    if (this.#aheadEntries >= AHEAD_ENTRIES_MAX) {
+      this.#last = this.#newest;
+      this.#ahead.clear();
+      this.#aheadEntries = 0;
+      if (compareStamps(stamp.hi, stamp.lo, this.#last.hi, this.#last.lo) > 0) this.#last = stamp;
+      return;
+    }
+    const group = this.#ahead.get(stamp.hi);
+    if (group === undefined) this.#ahead.set(stamp.hi, new Map([[stamp.lo, stamp.lo + 1]]));
+    else group.set(stamp.lo, stamp.lo + 1);
+    this.#aheadEntries++;
+  }
+
+  /** Groups span a second; one is forgotten when the track has left it behind. */
+  #forgetUpTo(stamp: Stamp): void {
+    for (const [hi, group] of this.#ahead) {
+      if (hi >= stamp.hi) continue;
+      this.#ahead.delete(hi);
+      this.#aheadEntries -= group.size;
+    }
+  }
+}
+
+/** Follows the links of taken numbers to the first free one, and shortens the way for the next time. */
+function firstFree(taken: Map<number, number>, from: number): number {
+  let free = from;
+  for (let next = taken.get(free); next !== undefined; next = taken.get(free)) free = next;
+  for (let at = from; at !== free; ) {
+    const next = taken.get(at)!;
+    taken.set(at, free);
+    at = next;
+  }
+  return free;
+}

@@ -1,0 +1,53 @@
+/**
+ * Nodes by small number: registers name their origin with a uint16 instead of a 32-byte public key.
+ * The numbers are local to this process; on the wire and on disk stands the key.
+ */
+import { compareBytes, toHex } from './bytes.js';
+import { invariant, MapmeshError } from './errors.js';
+
+export const ORIGIN_KEY_BYTES = 32;
+
+/** Most origins in one process's lifetime; a bound on what strangers can make us remember. */
+export const ORIGINS_MAX = 4096;
+
+export class Origins {
+  readonly #keys: Uint8Array[] = [];
+  readonly #byHex = new Map<string, number>();
+
+  /** @param self this node's public key; it gets number 0. */
+  constructor(self: Uint8Array) {
+    this.intern(self);
+  }
+
+  /** @throws MapmeshError ERR_LIMIT when there are {@link ORIGINS_MAX} already. */
+  intern(publicKey: Uint8Array): number {
+    const hex = toHex(publicKey);
+    const known = this.#byHex.get(hex);
+    if (known !== undefined) return known;
+    invariant(publicKey.length === ORIGIN_KEY_BYTES, 'an origin is a 32-byte Ed25519 public key');
+    if (this.#keys.length === ORIGINS_MAX) {
+      throw new MapmeshError(
+        'ERR_LIMIT',
+        `Cannot take writes of one more node: ${ORIGINS_MAX} are known already`,
+      );
+    }
+    const number = this.#keys.length;
+    this.#keys.push(publicKey.slice());
+    this.#byHex.set(hex, number);
+    return number;
+  }
+
+  key(number: number): Uint8Array {
+    const key = this.#keys[number];
+    invariant(key !== undefined, 'origin number was interned');
+    return key;
+  }
+
+  /** Order by public key: the same on every node, unlike the numbers. */
+  compare(a: number, b: number): number {
+    return a === b ? 0 : compareBytes(this.key(a), this.key(b));
+  }
+}
+
+/** The number of this node in its own {@link Origins}. */
+export const ORIGIN_SELF = 0;

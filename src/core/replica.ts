@@ -1,0 +1,415 @@
+/**
+ * The state of one replicated map on this node: a last-writer-wins register per key, its digest, and the proof of who
+ * wrote it. Pure: it touches no kernel map and no network, and asks nobody for the time.
+ *
+ * Local writes enter by {@link Replica.writeLocal} and leave in signed batches ({@link Replica.nextBatch}); batches of others
+ * enter by {@link Replica.receive}. Whatever won and is not in the kernel map yet stands in {@link Replica.applyQueue}.
+ *
+ * The winner of two writes is decided by stamp, then origin (public key), then value bytes, a tombstone before every
+ * value: a total order, so that merging is commutative, associative and idempotent (I2).
+ * Source: Shapiro et al., "A comprehensive study of Convergent and Commutative Replicated Data Types", 2011, 3.2.1.
+ */
+import {
+  BATCH_HEADER_BYTES,
+  BatchWriter,
+  coverOf,
+  decodeBatch,
+  ItemTag,
+  itemKeyOffset,
+  itemStampHi,
+  itemStampLo,
+  itemTag,
+  signedBytes,
+} from './batch.js';
+import { Digest } from './digest.js';
+import { EntryQueue } from './entry-queue.js';
+import { MapmeshError } from './errors.js';
+import type { HybridClock } from './hybrid-clock.js';
+import { KeyedHash } from './keyed-hash.js';
+import { BATCH_BYTES_TARGET } from './limits.js';
+import type { MapShape } from './map-port.js';
+import { HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
+import { ORIGIN_SELF, type Origins } from './origins.js';
+import { Provenance } from './provenance.js';
+import { EntryFlag, RegisterTable } from './register-table.js';
+import { compareStamps, type Stamp, stampTimeUs } from './stamp.js';
+
+/** Where a change of a register came from. */
+export type ChangeSource = 'local' | 'remote' | 'sweep';
+
+export interface ReplicaComponents {
+  readonly hlc: HybridClock;
+  readonly origins: Origins;
+  readonly hash: Hash;
+  /** Signs with this node's key: 64 bytes. */
+  sign(bytes: Uint8Array): Uint8Array;
+  verify(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean;
+}
+
+export interface ReplicaOptions {
+  readonly mapId: Uint8Array;
+  readonly shape: MapShape;
+  /** 16 bytes, the same on every node of the cluster. */
+  readonly digestKey: Uint8Array;
+  /** 16 bytes, of this process alone. */
+  readonly indexKey: Uint8Array;
+  /** Number of the first batch; must be greater than every number used before. */
+  readonly firstSeq: number;
+}
+
+/** What became of a received batch. */
+export interface Received {
+  /** Number of the origin. */
+  readonly origin: number;
+  readonly seq: number;
+  /** Registers that won, that were known or older, that were held back for their stamp. */
+  readonly won: number;
+  readonly stale: number;
+  readonly heldBack: number;
+}
+
+export class Replica {
+  readonly shape: MapShape;
+  readonly mapId: Uint8Array;
+  readonly table: RegisterTable;
+  readonly digest = new Digest();
+  readonly provenance: Provenance;
+  /** Registers whose state the kernel map does not have yet. */
+  readonly applyQueue: EntryQueue;
+  /** Registers that the kernel refused to take; they are tried again with backoff (I11). */
+  readonly pending: EntryQueue;
+  /** Newest batch number seen of each origin (by gossip or a pull), this node's own included. */
+  readonly heads = new Map<number, number>();
+  /** Told of every register that changed; for `watch`. Null when nobody listens. */
+  onChange: ((entry: number, source: ChangeSource) => void) | null = null;
+
+  readonly #components: ReplicaComponents;
+  readonly #digestHash: KeyedHash;
+  readonly #unsent: EntryQueue;
+  readonly #writer = new BatchWriter();
+  readonly #originHashes = new Map<number, { a: number; b: number }>();
+  #seq: number;
+  #tombstones = 0;
+
+  constructor(components: ReplicaComponents, options: ReplicaOptions) {
+    this.#components = components;
+    this.shape = options.shape;
+    this.mapId = options.mapId;
+    this.provenance = new Provenance(components.hash);
+    this.#digestHash = new KeyedHash(options.digestKey);
+    this.table = new RegisterTable(
+      options.shape.keyBytes,
+      options.shape.valueBytes,
+      new KeyedHash(options.indexKey),
+    );
+    this.applyQueue = new EntryQueue(this.table, EntryFlag.APPLY);
+    this.pending = new EntryQueue(this.table, EntryFlag.PENDING);
+    this.#unsent = new EntryQueue(this.table, EntryFlag.UNSENT);
+    this.#seq = options.firstSeq - 1;
+  }
+
+  /** Live registers. */
+  get entries(): number {
+    return this.table.size - this.#tombstones;
+  }
+
+  get tombstones(): number {
+    return this.#tombstones;
+  }
+
+  /** Local writes that no batch carries yet. */
+  get unsent(): number {
+    return this.#unsent.size;
+  }
+
+  /** Number of the last batch made here; {@link ReplicaOptions.firstSeq} - 1 before the first. */
+  get seq(): number {
+    return this.#seq;
+  }
+
+  /** Whether the kernel map is known not to have the register's state (yet). */
+  isUnapplied(entry: number): boolean {
+    return this.table.has(entry, EntryFlag.APPLY | EntryFlag.PENDING);
+  }
+
+  /** The kernel map has the register's state: nothing is left to apply. */
+  markApplied(entry: number): void {
+    this.applyQueue.cancel(entry);
+    this.pending.cancel(entry);
+  }
+
+  /** Public key of an origin by its local number. */
+  originKey(origin: number): Uint8Array {
+    return this.#components.origins.key(origin);
+  }
+
+  isTombstone(entry: number): boolean {
+    return this.table.has(entry, EntryFlag.TOMBSTONE);
+  }
+
+  stamp(entry: number): Stamp {
+    return { hi: this.table.stampHi(entry), lo: this.table.stampLo(entry) };
+  }
+
+  /**
+   * Takes in a write made on this node.
+   * @param value null for a delete.
+   * @param eventUs wall time at which it happened.
+   * @param after the register that the writer could have seen: the write's stamp will be greater.
+   * @returns the entry; `won` is false if a register with a greater stamp is there and stays.
+   */
+  writeLocal(
+    keyBytes: Uint8Array,
+    keyAt: number,
+    value: Uint8Array | null,
+    valueAt: number,
+    eventUs: number,
+    after: Stamp | undefined,
+    source: ChangeSource,
+  ): { entry: number; won: boolean } {
+    const stamp = this.#components.hlc.issue(eventUs, after);
+    const found = this.table.find(keyBytes, keyAt);
+    if (found >= 0 && this.#compare(found, stamp.hi, stamp.lo, ORIGIN_SELF, value, valueAt) >= 0) {
+      return { entry: found, won: false };
+    }
+    const entry = this.#store(found, keyBytes, keyAt, value, valueAt, stamp.hi, stamp.lo, ORIGIN_SELF);
+    this.#unsent.push(entry);
+    this.onChange?.(entry, source);
+    return { entry, won: true };
+  }
+
+  /**
+   * Takes in a signed batch of this or another origin, fresh or pruned.
+   * @param stampUsMax registers with a later stamp are held back: not merged, only counted (I14).
+   * @throws MapmeshError ERR_WIRE, ERR_SIGNATURE; then nothing was merged.
+   */
+  receive(frame: Uint8Array, stampUsMax: number): Received {
+    const view = decodeBatch(frame, this.mapId, this.shape);
+    const { hash, origins, verify } = this.#components;
+    const cover = coverOf(view, hash);
+    const root = rootOf(cover, view.leafCount, hash);
+    if (!verify(view.origin, signedBytes(frame, root), view.signature)) {
+      throw new MapmeshError('ERR_SIGNATURE', 'Cannot accept batch: its signature does not match its origin');
+    }
+    const origin = origins.intern(view.origin);
+    const slot = this.provenance.add(
+      { origin, seq: view.seq, leafCount: view.leafCount, signature: view.signature },
+      cover,
+    );
+    let won = 0;
+    let stale = 0;
+    let heldBack = 0;
+    for (let i = 0; i < view.itemCount; i++) {
+      const tag = itemTag(view, i);
+      if (tag >= ItemTag.SUBTREE) continue;
+      const hi = itemStampHi(view, i);
+      const lo = itemStampLo(view, i);
+      if (stampTimeUs(hi, lo) > stampUsMax) {
+        heldBack++;
+        continue;
+      }
+      const keyAt = itemKeyOffset(view, i);
+      const value = tag === ItemTag.VALUE ? frame : null;
+      const valueAt = keyAt + this.shape.keyBytes;
+      const found = this.table.find(frame, keyAt);
+      if (found >= 0 && this.#compare(found, hi, lo, origin, value, valueAt) >= 0) {
+        stale++;
+        continue;
+      }
+      const entry = this.#store(found, frame, keyAt, value, valueAt, hi, lo, origin);
+      this.#unsent.cancel(entry);
+      const leaf = view.itemLeaves[i]!;
+      this.table.setBatch(entry, slot, leaf);
+      this.provenance.retain(slot, leaf);
+      this.applyQueue.push(entry);
+      this.onChange?.(entry, 'remote');
+      won++;
+    }
+    this.provenance.settle(slot);
+    return { origin, seq: view.seq, won, stale, heldBack };
+  }
+
+  /**
+   * Notes a batch number of an origin.
+   * @returns whether numbers between the last one noted and this one are missing.
+   */
+  noteSeq(origin: number, seq: number): boolean {
+    const head = this.heads.get(origin);
+    if (head === undefined || seq > head) this.heads.set(origin, seq);
+    return head !== undefined && seq > head + 1;
+  }
+
+  /** Signs the next batch of local writes, newest state only. @returns its frame, or null if there are none. */
+  nextBatch(): Uint8Array | null {
+    if (this.#unsent.size === 0) return null;
+    const { hash, origins, sign } = this.#components;
+    const { table } = this;
+    const writer = this.#writer;
+    writer.reset(this.mapId, origins.key(ORIGIN_SELF), this.#seq + 1);
+    const entries: number[] = [];
+    const hashes = new Uint8Array(LEAVES_MAX * HASH_BYTES);
+    while (entries.length < LEAVES_MAX && writer.length < BATCH_BYTES_TARGET) {
+      const entry = this.#unsent.shift();
+      if (entry < 0) break;
+      const at = this.#append(entry);
+      hashes.set(hash(writer.tail(at)).subarray(0, HASH_BYTES), entries.length * HASH_BYTES);
+      entries.push(entry);
+    }
+    if (entries.length === 0) return null;
+    this.#seq++;
+    this.heads.set(ORIGIN_SELF, this.#seq);
+    const leafCount = entries.length;
+    const cover = { levels: new Uint8Array(leafCount), hashes: hashes.slice(0, leafCount * HASH_BYTES) };
+    const root = rootOf(cover, leafCount, hash);
+    const frame = writer.finish(leafCount, (header) => sign(signedBytes(header, root)));
+    const slot = this.provenance.add(
+      { origin: ORIGIN_SELF, seq: this.#seq, leafCount, signature: frame.subarray(64, BATCH_HEADER_BYTES) },
+      cover,
+    );
+    for (let leaf = 0; leaf < leafCount; leaf++) {
+      table.setBatch(entries[leaf]!, slot, leaf);
+      this.provenance.retain(slot, leaf);
+    }
+    return frame;
+  }
+
+  /**
+   * The registers of one kept batch as a frame that proves its origin.
+   * @param entries in the order of their leaves, all current registers of that batch.
+   */
+  relay(slot: number, entries: readonly number[]): Uint8Array {
+    const { origins } = this.#components;
+    const batch = this.provenance.get(slot);
+    const writer = this.#writer;
+    writer.reset(this.mapId, origins.key(batch.origin), batch.seq);
+    const byLeaf = new Map(entries.map((entry) => [this.table.leaf(entry), entry]));
+    const cover = this.provenance.proof(slot, (leaf) => byLeaf.has(leaf));
+    if (cover === null) {
+      this.#append(entries[0]!);
+    } else {
+      let leaf = 0;
+      for (let i = 0; i < cover.levels.length; i++) {
+        const level = cover.levels[i]!;
+        const entry = level === 0 ? byLeaf.get(leaf) : undefined;
+        if (entry !== undefined) this.#append(entry);
+        else writer.subtree(level, cover.hashes, i * HASH_BYTES);
+        leaf += 4 ** level;
+      }
+    }
+    return writer.finish(batch.leafCount, batch.signature);
+  }
+
+  /** Appends the entry's register to the frame being written. @returns the offset of the item. */
+  #append(entry: number): number {
+    const { table, shape } = this;
+    return this.#writer.register(
+      table.stampHi(entry),
+      table.stampLo(entry),
+      table.data(entry),
+      table.keyOffset(entry),
+      shape.keyBytes,
+      table.valueOffset(entry),
+      shape.valueBytes,
+      this.isTombstone(entry),
+    );
+  }
+
+  /** Positive if the register in the table comes after (wins over) the other one, 0 if they are the same. */
+  #compare(entry: number, hi: number, lo: number, origin: number, value: Uint8Array | null, valueAt: number) {
+    const { table } = this;
+    const byStamp = compareStamps(table.stampHi(entry), table.stampLo(entry), hi, lo);
+    if (byStamp !== 0) return byStamp;
+    const byOrigin = this.#components.origins.compare(table.origin(entry), origin);
+    if (byOrigin !== 0) return byOrigin;
+    const isTombstone = this.isTombstone(entry);
+    if (isTombstone || value === null) return Number(value === null) - Number(isTombstone);
+    const data = table.data(entry);
+    const at = table.valueOffset(entry);
+    for (let i = 0; i < table.valueBytes; i++) {
+      const difference = data[at + i]! - value[valueAt + i]!;
+      if (difference !== 0) return difference;
+    }
+    return 0;
+  }
+
+  /** Replaces or adds a register. What the new one has to do with kernel and network is the caller's to say. */
+  #store(
+    found: number,
+    keyBytes: Uint8Array,
+    keyAt: number,
+    value: Uint8Array | null,
+    valueAt: number,
+    hi: number,
+    lo: number,
+    origin: number,
+  ): number {
+    const { table } = this;
+    let entry = found;
+    if (entry < 0) {
+      entry = table.insert(keyBytes, keyAt);
+      const hash = this.#digestHash;
+      hash.begin();
+      hash.range(keyBytes, keyAt, keyAt + table.keyBytes);
+      hash.finish();
+      table.setKeyHash(entry, hash.a);
+      table.setBatch(entry, 0, 0);
+      table.setTick(entry, 0);
+      table.setCpu(entry, 0);
+    } else {
+      this.#foldDigest(entry, -1);
+      this.#drop(entry);
+    }
+    table.setStamp(entry, hi, lo, origin);
+    if (value === null) {
+      table.setFlag(entry, EntryFlag.TOMBSTONE);
+      this.#tombstones++;
+    } else {
+      table.clearFlag(entry, EntryFlag.TOMBSTONE);
+      table.setValue(entry, value, valueAt);
+    }
+    table.clearFlag(entry, EntryFlag.EVICTED);
+    this.#foldDigest(entry, 1);
+    return entry;
+  }
+
+  /** Undoes what {@link #store} counted for the entry's present register. */
+  #drop(entry: number): void {
+    const slot = this.table.batch(entry);
+    if (slot !== 0) this.provenance.release(slot, this.table.leaf(entry));
+    this.table.setBatch(entry, 0, 0);
+    if (this.isTombstone(entry)) this.#tombstones--;
+  }
+
+  #foldDigest(entry: number, sign: 1 | -1): void {
+    const { table } = this;
+    const hash = this.#digestHash;
+    const originHash = this.#originHash(table.origin(entry));
+    const data = table.data(entry);
+    const keyAt = table.keyOffset(entry);
+    hash.begin();
+    hash.word(table.stampHi(entry));
+    hash.word(table.stampLo(entry));
+    hash.word(originHash.a);
+    hash.word(originHash.b);
+    hash.range(data, keyAt, keyAt + table.keyBytes);
+    if (!this.isTombstone(entry)) {
+      const valueAt = table.valueOffset(entry);
+      hash.range(data, valueAt, valueAt + table.valueBytes);
+    }
+    hash.finish();
+    this.digest.fold(table.keyHash(entry), hash.a, hash.b, sign);
+  }
+
+  #originHash(origin: number): { a: number; b: number } {
+    const known = this.#originHashes.get(origin);
+    if (known !== undefined) return known;
+    const key = this.#components.origins.key(origin);
+    const hash = this.#digestHash;
+    hash.begin();
+    hash.range(key, 0, key.length);
+    hash.finish();
+    const made = { a: hash.a, b: hash.b };
+    this.#originHashes.set(origin, made);
+    return made;
+  }
+}

@@ -1,0 +1,72 @@
+/** Nodes without network and kernel, for tests of the core: real crypto, a clock that the test turns. */
+import { createHash, createPublicKey, generateKeyPairSync, randomBytes, sign, verify } from 'node:crypto';
+import { mapIdOf } from '../../src/core/batch.js';
+import type { Clock } from '../../src/core/clock.js';
+import { HybridClock } from '../../src/core/hybrid-clock.js';
+import type { MapPort, MapShape } from '../../src/core/map-port.js';
+import type { Hash } from '../../src/core/merkle.js';
+import { Origins } from '../../src/core/origins.js';
+import { ReplicatedMap } from '../../src/core/replicated-map.js';
+import { WriteWindows } from '../../src/core/write-windows.js';
+
+export const sha256: Hash = (bytes) => createHash('sha256').update(bytes).digest();
+
+export class TestClock implements Clock {
+  /** Wall time minus monotonic time. */
+  wallOffsetUs = 1.7e15;
+  nowUs = 1_000_000;
+  wallUs(): number {
+    return this.nowUs + this.wallOffsetUs;
+  }
+  monotonicUs(): number {
+    return this.nowUs;
+  }
+  advance(us: number): void {
+    this.nowUs += us;
+  }
+}
+
+/** DER prefix of an Ed25519 public key (RFC 8410). */
+const SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
+
+export interface TestNode {
+  readonly clock: TestClock;
+  readonly hlc: HybridClock;
+  readonly origins: Origins;
+  readonly publicKey: Uint8Array;
+  readonly map: ReplicatedMap;
+}
+
+export function testNode(port: MapPort, clock = new TestClock(), hlc = new HybridClock()): TestNode {
+  const { publicKey, privateKey } = generateKeyPairSync('ed25519');
+  const raw = new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(SPKI_PREFIX.length));
+  const origins = new Origins(raw);
+  const shape: MapShape = port.info;
+  const map = new ReplicatedMap(
+    port,
+    {
+      clock,
+      hlc,
+      origins,
+      windows: new WriteWindows(),
+      hash: sha256,
+      sign: (bytes) => sign(null, bytes, privateKey),
+      verify: (key, bytes, signature) =>
+        verify(
+          null,
+          bytes,
+          createPublicKey({ key: Buffer.concat([SPKI_PREFIX, key]), format: 'der', type: 'spki' }),
+          signature,
+        ),
+    },
+    {
+      name: 'test',
+      mapId: mapIdOf('default', 'test', shape, sha256),
+      digestKey: new Uint8Array(16).fill(7),
+      indexKey: randomBytes(16),
+      firstSeq: 1,
+      skewUsMax: 500_000,
+    },
+  );
+  return { clock, hlc, origins, publicKey: raw, map };
+}
