@@ -113,6 +113,12 @@ static long mm_batch_element(__u32 index, void *context)
 	struct mm_batch *batch = context;
 	struct mm_change change = batch->change;
 
+	/*
+	 * 6.1 takes two ways into this callback that differ only in a constant on the caller's stack for one, looks at
+	 * one and removes the branches that it does not take: updates then came without their value. So op becomes
+	 * something that the verifier cannot know. (Callbacks were reworked in 6.7, commit ab5cfac139ab.)
+	 */
+	change.op |= READ_ONCE(mm_shared.zero);
 	change.key += (__u64)index * change.key_bytes;
 	change.value += (__u64)index * batch->value_step;
 	change.from_user = true;

@@ -83,7 +83,9 @@ struct mm_shared {
 	__u64 unreadable_any;
 	/* bpf_get_current_pid_tgid() of whoever last ran the program `mm_identify`. */
 	__u64 identity;
-	__u64 pad0[6];
+	/* Always 0, which the verifier does not know. */
+	__u64 zero;
+	__u64 pad0[5];
 
 	/* Set by user space just before it sleeps, cleared by the producer that wakes it. */
 	__u32 consumer_waiting;

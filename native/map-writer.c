@@ -1,2 +1,314 @@
 // SPDX-License-Identifier: Apache-2.0
-int main(void) { return 0; }
+/*
+ * map-writer: changes entries of a BPF map from a process of its own, as fast as it can or at a given rate.
+ * Tests, the demo and the benchmarks write with it.
+ *
+ * Entry number n has the key n (little endian, zeros after it; for an LPM trie a full-length prefix with n as a big
+ * endian number at its end) and a value that repeats the 64-bit little endian word VALUE + n.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/bpf.h>
+
+static const char USAGE[] =
+	"usage: map-writer --pin PATH | --id ID [options]\n"
+	"\n"
+	"  --op OP       update (default), insert (fails if the key is there), delete, lookup-delete\n"
+	"  --count N     entries in a round (default 1)\n"
+	"  --first N     number of the first entry (default 0)\n"
+	"  --rounds N    rounds over the same entries (default 1)\n"
+	"  --value N     entry n is set to N + n, plus the number of the round (default 0)\n"
+	"  --batch N     entries per system call; 1 uses the calls for single entries (default 1)\n"
+	"  --rate N      entries a second (default: as fast as possible)\n"
+	"  --stamp       the first 8 bytes of each value are CLOCK_MONOTONIC in ns\n"
+	"  --compat      make single updates and deletes by the 32-bit system call (x86)\n"
+	"\n"
+	"Prints one line of JSON. lookup-delete with --batch takes whatever entries the kernel finds first.\n"
+	"Exit code: 0 done (entries that the kernel refused are counted), 1 cannot use the map, 2 usage.\n";
+
+enum op { OP_UPDATE, OP_INSERT, OP_DELETE, OP_LOOKUP_DELETE };
+static const char *const OP_NAMES[] = { "update", "insert", "delete", "lookup-delete" };
+
+struct options {
+	const char *pin;
+	uint64_t id, count, first, rounds, value, batch, rate;
+	enum op op;
+	bool stamp, compat;
+};
+
+struct map {
+	int fd;
+	struct bpf_map_info info;
+	uint32_t value_bytes; /* as bpf(2) sees it */
+};
+
+struct totals {
+	uint64_t entries, failed, calls;
+	int first_errno;
+};
+
+static void die(int code, const char *what)
+{
+	fprintf(stderr, "map-writer: %s\n", what);
+	exit(code);
+}
+
+static uint64_t parse_number(const char *text)
+{
+	char *end;
+	uint64_t number;
+
+	errno = 0;
+	number = strtoull(text, &end, 0);
+	if (errno || *text == '\0' || *end != '\0' || *text == '-')
+		die(2, "a number was expected (see --help)");
+	return number;
+}
+
+static enum op parse_op(const char *text)
+{
+	for (size_t op = 0; op < sizeof(OP_NAMES) / sizeof(OP_NAMES[0]); op++)
+		if (strcmp(text, OP_NAMES[op]) == 0)
+			return op;
+	die(2, "unknown --op (see --help)");
+	return 0;
+}
+
+static struct options parse_options(int argc, char **argv)
+{
+	static const struct option LONG[] = {
+		{ "pin", 1, 0, 'p' },	{ "id", 1, 0, 'i' },	{ "op", 1, 0, 'o' },	 { "count", 1, 0, 'n' },
+		{ "first", 1, 0, 'f' }, { "rounds", 1, 0, 'r' }, { "value", 1, 0, 'v' },	 { "batch", 1, 0, 'b' },
+		{ "rate", 1, 0, 'R' },	{ "stamp", 0, 0, 's' }, { "compat", 0, 0, 'c' }, { "help", 0, 0, 'h' },
+		{ 0, 0, 0, 0 },
+	};
+	struct options options = { .count = 1, .rounds = 1, .batch = 1 };
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", LONG, NULL)) != -1) {
+		switch (option) {
+		case 'p': options.pin = optarg; break;
+		case 'i': options.id = parse_number(optarg); break;
+		case 'o': options.op = parse_op(optarg); break;
+		case 'n': options.count = parse_number(optarg); break;
+		case 'f': options.first = parse_number(optarg); break;
+		case 'r': options.rounds = parse_number(optarg); break;
+		case 'v': options.value = parse_number(optarg); break;
+		case 'b': options.batch = parse_number(optarg); break;
+		case 'R': options.rate = parse_number(optarg); break;
+		case 's': options.stamp = true; break;
+		case 'c': options.compat = true; break;
+		case 'h': fputs(USAGE, stdout); exit(0);
+		default: exit(2);
+		}
+	}
+	if (optind != argc || (options.pin != NULL) == (options.id != 0) || options.batch == 0)
+		die(2, "one of --pin and --id, and a --batch from 1, were expected (see --help)");
+	return options;
+}
+
+static struct map open_map(const struct options *options)
+{
+	struct map map = { .fd = options->pin ? bpf_obj_get(options->pin) : bpf_map_get_fd_by_id(options->id) };
+	uint32_t bytes = sizeof(map.info);
+
+	if (map.fd < 0 || bpf_obj_get_info_by_fd(map.fd, &map.info, &bytes))
+		die(1, strerror(errno));
+	map.value_bytes = map.info.value_size;
+	if (map.info.type == BPF_MAP_TYPE_PERCPU_HASH || map.info.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
+	    map.info.type == BPF_MAP_TYPE_PERCPU_ARRAY)
+		map.value_bytes = (map.value_bytes + 7) / 8 * 8 * libbpf_num_possible_cpus();
+	return map;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ull + now.tv_nsec;
+}
+
+static void make_key(const struct map *map, uint64_t number, uint8_t *key)
+{
+	uint32_t bytes = map->info.key_size, low = bytes < 8 ? bytes : 8;
+
+	memset(key, 0, bytes);
+	if (map->info.type == BPF_MAP_TYPE_LPM_TRIE) {
+		uint32_t prefix_bits = (bytes - 4) * 8;
+
+		memcpy(key, &prefix_bits, 4);
+		for (uint32_t at = bytes; at-- > 4 && number; number >>= 8)
+			key[at] = number;
+	} else {
+		memcpy(key, &number, low);
+	}
+}
+
+static void make_value(const struct map *map, uint64_t word, bool stamp, uint8_t *value)
+{
+	for (uint32_t at = 0; at < map->value_bytes; at += 8)
+		memcpy(value + at, &word, map->value_bytes - at < 8 ? map->value_bytes - at : 8);
+	if (stamp && map->value_bytes >= 8) {
+		uint64_t now = now_ns();
+
+		memcpy(value, &now, 8);
+	}
+}
+
+#if defined(__x86_64__)
+/* int $0x80: the kernel sees a 32-bit call, with addresses below 4 GiB. */
+static int call_compat(const struct map *map, enum op op, const uint8_t *key, const uint8_t *value)
+{
+	static uint8_t *low;
+	union bpf_attr *attr;
+	long result;
+
+	if (!low)
+		low = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	if (low == MAP_FAILED)
+		return -1;
+	attr = (union bpf_attr *)low;
+	memset(attr, 0, sizeof(*attr));
+	attr->map_fd = map->fd;
+	attr->key = (uintptr_t)memcpy(low + 4096, key, map->info.key_size);
+	attr->value = (uintptr_t)memcpy(low + 8192, value, map->value_bytes);
+	attr->flags = op == OP_INSERT ? BPF_NOEXIST : BPF_ANY;
+	asm volatile("int $0x80"
+		     : "=a"(result)
+		     : "a"(357), "b"(op == OP_DELETE ? BPF_MAP_DELETE_ELEM : BPF_MAP_UPDATE_ELEM), "c"(attr),
+		       "d"(sizeof(*attr))
+		     : "memory", "r8", "r9", "r10", "r11");
+	if (result < 0)
+		errno = -result;
+	return result < 0 ? -1 : 0;
+}
+#else
+static int call_compat(const struct map *map, enum op op, const uint8_t *key, const uint8_t *value)
+{
+	(void)map, (void)op, (void)key, (void)value;
+	errno = ENOSYS;
+	return -1;
+}
+#endif
+
+static int write_single(const struct options *options, const struct map *map, const uint8_t *key, uint8_t *value)
+{
+	if (options->compat)
+		return call_compat(map, options->op, key, value);
+	switch (options->op) {
+	case OP_UPDATE: return bpf_map_update_elem(map->fd, key, value, BPF_ANY);
+	case OP_INSERT: return bpf_map_update_elem(map->fd, key, value, BPF_NOEXIST);
+	case OP_DELETE: return bpf_map_delete_elem(map->fd, key);
+	case OP_LOOKUP_DELETE: return bpf_map_lookup_and_delete_elem(map->fd, key, value);
+	}
+	return -1;
+}
+
+static uint8_t cursor[512];
+static bool has_cursor;
+
+/* Returns how many entries were done; fewer than asked for with errno set if one failed. */
+static uint32_t write_batch(const struct options *options, const struct map *map, const uint8_t *keys, uint8_t *values,
+			    uint32_t count)
+{
+	uint32_t done = count;
+	int result;
+
+	switch (options->op) {
+	case OP_DELETE: result = bpf_map_delete_batch(map->fd, keys, &done, NULL); break;
+	case OP_LOOKUP_DELETE:
+		result = bpf_map_lookup_and_delete_batch(map->fd, has_cursor ? cursor : NULL, cursor, (void *)keys,
+							 values, &done, NULL);
+		has_cursor = result == 0;
+		break;
+	default: result = bpf_map_update_batch(map->fd, keys, values, &done, NULL); break;
+	}
+	if (result == 0)
+		return count;
+	return done < count ? done : 0;
+}
+
+static void count_failure(struct totals *totals)
+{
+	totals->failed++;
+	if (!totals->first_errno)
+		totals->first_errno = errno;
+}
+
+/* One call's worth of entries, from number `from`. */
+static void write_some(const struct options *options, const struct map *map, uint64_t from, uint32_t count,
+		       uint64_t round, uint8_t *keys, uint8_t *values, struct totals *totals)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		make_key(map, from + i, keys + (size_t)i * map->info.key_size);
+		make_value(map, options->value + from + i + round, options->stamp,
+			   values + (size_t)i * map->value_bytes);
+	}
+	totals->calls++;
+	if (options->batch == 1) {
+		if (write_single(options, map, keys, values))
+			count_failure(totals);
+		else
+			totals->entries++;
+		return;
+	}
+	uint32_t done = write_batch(options, map, keys, values, count);
+
+	totals->entries += done;
+	if (done < count) {
+		count_failure(totals);
+		totals->failed += count - done - 1;
+	}
+}
+
+static void keep_rate(uint64_t rate, uint64_t start_ns, uint64_t written)
+{
+	uint64_t due = start_ns + (uint64_t)((double)written * 1e9 / rate);
+	struct timespec until = { .tv_sec = due / 1000000000, .tv_nsec = due % 1000000000 };
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
+int main(int argc, char **argv)
+{
+	struct options options = parse_options(argc, argv);
+	struct map map = open_map(&options);
+	struct totals totals = {};
+	uint8_t *keys = calloc(options.batch, map.info.key_size);
+	uint8_t *values = calloc(options.batch, map.value_bytes);
+	uint64_t start_ns = now_ns(), written = 0;
+	double seconds;
+
+	if (!keys || !values)
+		die(1, "no memory for a batch of this size");
+	for (uint64_t round = 0; round < options.rounds; round++) {
+		for (uint64_t at = 0; at < options.count; at += options.batch) {
+			uint64_t left = options.count - at, count = left < options.batch ? left : options.batch;
+
+			if (options.rate)
+				keep_rate(options.rate, start_ns, written);
+			write_some(&options, &map, options.first + at, count, round, keys, values, &totals);
+			written += count;
+		}
+	}
+	seconds = (now_ns() - start_ns) / 1e9;
+	printf("{\"op\":\"%s\",\"entries\":%llu,\"failed\":%llu,\"firstErrno\":%d,\"calls\":%llu,\"seconds\":%.6f,"
+	       "\"nsPerEntry\":%.1f}\n",
+	       OP_NAMES[options.op], (unsigned long long)totals.entries, (unsigned long long)totals.failed,
+	       totals.first_errno, (unsigned long long)totals.calls, seconds,
+	       written ? seconds * 1e9 / written : 0.0);
+	return 0;
+}

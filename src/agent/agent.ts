@@ -53,8 +53,8 @@ export interface RunningAgent {
   readonly multiaddrs: readonly string[];
   /** HOST:PORT on which the API listens. */
   readonly apiAddress: string;
-  /** Rejects when the agent cannot go on (turned away by the mesh, no map left); pends for ever otherwise. */
-  readonly failed: Promise<never>;
+  /** Resolves with the reason if the agent cannot go on (turned away by the mesh, no map left, a loop broke). */
+  readonly failed: Promise<unknown>;
   /** Says goodbye and frees everything. Safe to call twice. */
   stop(): Promise<void>;
 }
@@ -104,7 +104,7 @@ async function start(
   const secret = settings.secretFile === null ? null : await readSecret(settings.secretFile);
   const identity = await loadIdentity(settings, cleanup);
   const ports = openPorts(settings, cleanup);
-  const capture = openCapture(settings.capture, { ringBytes: settings.ringBytes });
+  const capture = openCaptureFor(ports, settings, log);
   cleanup.push(() => capture.close());
 
   const clock = overrides.clock ?? new SystemClock();
@@ -114,10 +114,9 @@ async function start(
   const maps = makeMaps(settings, ports, capture, { clock, hlc, origins, signer, secret });
 
   let fail: (error: unknown) => void = () => undefined;
-  const failed = new Promise<never>((_, reject) => {
-    fail = reject;
+  const failed = new Promise<unknown>((resolve) => {
+    fail = resolve;
   });
-  failed.catch(() => undefined); // who wants to know waits for it
 
   const mesh = createMesh(
     {
@@ -230,6 +229,15 @@ function openPorts(settings: AgentSettings, cleanup: Cleanup): Map<string, MapPo
     ports.set(name, port);
   }
   return ports;
+}
+
+/** Capture is only needed, and only has to be possible, where there are kernel maps. */
+function openCaptureFor(ports: ReadonlyMap<string, MapPort>, settings: AgentSettings, log: Log): CapturePort {
+  const hasKernelMaps = [...ports.values()].some((port) => port.info.kernelId !== null);
+  if (!hasKernelMaps) return openCapture('sweep');
+  const capture = openCapture(settings.capture, { ringBytes: settings.ringBytes });
+  for (const reason of capture.tierReasons) log.info({ tier: capture.tier, reason }, 'a better capture tier cannot be used');
+  return capture;
 }
 
 interface MapComponents {

@@ -7,7 +7,6 @@
  */
 import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
-import type { MapmeshError } from '../core/errors.js';
 
 /** A running agent, as far as its process is concerned. */
 export interface RunningAgent {
@@ -15,7 +14,7 @@ export interface RunningAgent {
   /** HOST:PORT */
   readonly apiAddress: string;
   /** Resolves if the agent cannot go on. */
-  readonly failed: Promise<MapmeshError>;
+  readonly failed: Promise<unknown>;
   stop(): Promise<void>;
 }
 

@@ -46,8 +46,10 @@ const RING_BYTES_MAX = 2 ** 31;
 /** A drain buffer must hold the largest record. */
 export const DRAIN_BYTES_MIN = RECORD_BYTES_MAX;
 
-/** Lines of the kernel's reason that are worth repeating: the first names the program, the last says why. */
+/** Lines of the kernel's reason that are worth repeating: the first names the program, the last ones say why. */
 const REASON_LINES_MAX = 4;
+/** Lines of libbpf that say nothing. */
+const REASON_NOISE = /ulimit -l|failed to load: -|failed to load object|PROG LOAD LOG|^processed \d+ insns/;
 
 /** A {@link CapturePort} that can say how it came by its tier. */
 export interface KernelCapturePort extends CapturePort {
@@ -93,7 +95,7 @@ function checkRingBytes(ringBytes: number): void {
 }
 
 function shorten(text: string): string {
-  const lines = text.split('\n').filter((line) => line !== '' && !line.includes('ulimit -l'));
+  const lines = text.split('\n').filter((line) => line !== '' && !REASON_NOISE.test(line));
   if (lines.length === 0) return '';
   const kept =
     lines.length <= REASON_LINES_MAX ? lines : [lines[0]!, '...', ...lines.slice(2 - REASON_LINES_MAX)];

@@ -48,6 +48,12 @@ export function errnoHint(errno: number): string {
   return HINTS.get(errno) ?? '';
 }
 
+/** Name and hint in one phrase, for a status line: `E2BIG (The map is full ...)`. */
+export function describeErrno(errno: number): string {
+  const hint = errnoHint(errno);
+  return hint === '' ? errnoName(errno) : `${errnoName(errno)} (${hint})`;
+}
+
 /** Code of a failed operation on a map that was open. */
 export function errnoCode(errno: number): ErrorCode {
   if (errno === EPERM || errno === EACCES) return 'ERR_NOT_ROOT';

@@ -7,11 +7,9 @@
 import { invariant, MapmeshError } from '../core/errors.js';
 import type { MapDump, MapInfo, MapPort, WriteWindow } from '../core/map-port.js';
 import { EAGAIN, ENOENT, ENOSPC, errnoHint, errnoName, kernelError } from './errno.js';
+import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from './limits.js';
 import { kernelMapType } from './map-kinds.js';
-import { DUMP_STATE_BYTES, KEY_BYTES_MAX, loadNative, MAP_INFO_BYTES, type Native } from './native.js';
-
-/** Largest value that is replicated, all CPUs of a per-CPU value together: what one delta can carry with room to spare. */
-export const VALUE_BYTES_MAX = 64 * 1024;
+import { DUMP_STATE_BYTES, loadNative, MAP_INFO_BYTES, type Native } from './native.js';
 
 /** Hash buckets with more entries than this do not happen by chance: 65,536 x (key + value) is what we would buffer. */
 const DUMP_BATCH_MAX = 65_536;

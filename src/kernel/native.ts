@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import koffi, { type LibraryHandle } from 'koffi';
 import { MapmeshError } from '../core/errors.js';
 import { RECORD_HEADER_BYTES } from '../core/ring-record.js';
+import { KEY_BYTES_MAX } from './limits.js';
 
 /** MM_ABI_VERSION of bpf/capture.h that this file was written against. */
 const ABI_VERSION = 1;
@@ -18,9 +19,9 @@ const ABI_WORDS = 8;
 export const MAP_INFO_BYTES = 48;
 export const DUMP_STATE_BYTES = 1040;
 
-/** Capture takes no larger keys; larger values are read back. */
-export const KEY_BYTES_MAX = 512;
 export const RECORD_BYTES_MAX = 4648;
+/** Larger values do not come in a record: they are read back. */
+const RECORD_VALUE_BYTES_MAX = 4096;
 
 /** Maps that one capture can watch. */
 export const WATCHED_MAPS_MAX = 64;
@@ -198,7 +199,7 @@ function checkAbi(library: LibraryHandle, path: string): void {
     DUMP_STATE_BYTES,
     RECORD_BYTES_MAX,
     KEY_BYTES_MAX,
-    4096,
+    RECORD_VALUE_BYTES_MAX,
     WATCHED_MAPS_MAX,
   ];
   if (result !== 0 || expected.some((word, index) => words[index] !== word))

@@ -1,0 +1,280 @@
+/** Settings: flags, files, both, and everything that can be wrong with them. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { loadConfigFile, parseConfig } from '../../src/config/config-file.js';
+import { formatHostPort, parseHostPort } from '../../src/config/host-port.js';
+import { nearestWord } from '../../src/config/nearest-word.js';
+import {
+  type AgentSettings,
+  flagSettings,
+  resolveSettings,
+  SETTING_NAMES,
+  type SettingsChecks,
+} from '../../src/config/settings.js';
+import { MapmeshError } from '../../src/core/errors.js';
+
+/** Takes what starts with the right character, so that problems can be made at will. */
+const startsWith = (character: string, what: string) => (text: string) => {
+  if (!text.startsWith(character)) {
+    throw new MapmeshError('ERR_CONFIG', `Cannot use ${what} "${text}": wrong, expected ${character}...`);
+  }
+};
+const CHECKS: SettingsChecks = {
+  multiaddr: startsWith('/', 'multiaddr'),
+  selector: startsWith('i', 'selector'),
+  peerId: startsWith('1', 'PeerId'),
+};
+
+const fromFlags = (flags: Record<string, unknown>) => resolveSettings([flagSettings(flags, '/cwd')], CHECKS);
+const fromFile = (yaml: string) => resolveSettings([parseConfig(yaml, 'mesh.yaml')], CHECKS);
+
+/** Lines of the problems, without the headline. */
+function problems(resolving: () => AgentSettings): string[] {
+  try {
+    resolving();
+  } catch (error) {
+    assert.ok(error instanceof MapmeshError, String(error));
+    assert.equal(error.code, 'ERR_CONFIG');
+    const [headline, ...lines] = error.message.split('\n');
+    assert.match(headline!, /^Cannot use these settings: \d+ problems?$/);
+    return lines.map((line) => line.trim());
+  }
+  return assert.fail('there were no problems');
+}
+
+describe('settings', () => {
+  it('have defaults', () => {
+    assert.deepEqual(fromFlags({}), {
+      maps: [],
+      bootstrap: [],
+      listen: ['/ip4/0.0.0.0/tcp/7600'],
+      cluster: 'default',
+      secretFile: null,
+      allow: [],
+      dataDir: null,
+      api: { host: '127.0.0.1', port: 7601 },
+      capture: 'auto',
+      sweepIntervalMs: 10_000,
+      reconcileIntervalMs: 5_000,
+      logLevel: 'info',
+      ringBytes: 16 * 1024 * 1024,
+      skewMsMax: 500,
+    });
+    assert.deepEqual(fromFile(''), fromFlags({}));
+  });
+
+  it('are the same from flags and from a file', () => {
+    const flags = fromFlags({
+      map: ['a=id:1', 'b.c=id:2'],
+      bootstrap: ['/x', '/y'],
+      listen: ['/z'],
+      cluster: 'prod',
+      'secret-file': '/s',
+      allow: ['1a'],
+      'data-dir': '/d',
+      api: '[::1]:0',
+      capture: 'sweep',
+      'sweep-interval-ms': '250',
+      'reconcile-interval-ms': '300',
+      'log-level': 'debug',
+      'ring-bytes': '65536',
+      'skew-ms-max': '50',
+    });
+    const file = fromFile(`
+map: { a: id:1, b.c: id:2 }
+bootstrap: [/x, /y]
+listen: /z
+cluster: prod
+secret-file: /s
+allow: 1a
+data-dir: /d
+api: '[::1]:0'
+capture: sweep
+sweep-interval-ms: 250
+reconcile-interval-ms: 300
+log-level: debug
+ring-bytes: 65536
+skew-ms-max: 50
+`);
+    assert.deepEqual(file, flags);
+    assert.deepEqual(file.maps, [
+      { name: 'a', selector: 'id:1' },
+      { name: 'b.c', selector: 'id:2' },
+    ]);
+    assert.deepEqual(file.api, { host: '::1', port: 0 });
+  });
+
+  it('of flags win over those of the file, lists as a whole', () => {
+    const file = parseConfig('map: [a=id:1, b=id:2]\ncluster: prod\nskew-ms-max: 9\n', '/etc/mesh.yaml');
+    const both = resolveSettings([file, flagSettings({ map: ['c=id:3'], 'skew-ms-max': '8' }, '/')], CHECKS);
+    assert.deepEqual(both.maps, [{ name: 'c', selector: 'id:3' }]);
+    assert.equal(both.skewMsMax, 8);
+    assert.equal(both.cluster, 'prod');
+  });
+
+  it('take paths of a file from where the file is', () => {
+    const file = parseConfig('data-dir: state\nsecret-file: ../key\n', '/etc/mapmesh/mesh.yaml');
+    const settings = resolveSettings([file, flagSettings({ 'data-dir': 'here' }, '/cwd')], CHECKS);
+    assert.equal(settings.secretFile, '/etc/key');
+    assert.equal(settings.dataDir, '/cwd/here');
+    assert.equal(fromFile('data-dir: state').dataDir, resolve('state'));
+  });
+
+  it('keep an = in the selector', () => {
+    assert.deepEqual(fromFlags({ map: ['a=i=b=c'] }).maps, [{ name: 'a', selector: 'i=b=c' }]);
+  });
+});
+
+describe('problems', () => {
+  it('of a file are all told, each with its line, what is, and what was expected', () => {
+    const lines = problems(() =>
+      fromFile('cluster: prod\nsweep-interval-ms: soon\n\ncapture: kprobe\napi: 7601\n'),
+    );
+    assert.deepEqual(lines, [
+      'mesh.yaml:2: sweep-interval-ms is "soon", expected a whole number of milliseconds from 50 to 86400000',
+      'mesh.yaml:4: capture is "kprobe", expected auto, fentry, syscall or sweep',
+      'mesh.yaml:5: api is 7601, expected HOST:PORT, for example 127.0.0.1:7601',
+    ]);
+  });
+
+  it('of elements of a list have the line of the element', () => {
+    const yaml = 'map:\n  - a=id:1\n  - B=id:2\n  - a=id:3\n  - c\nbootstrap:\n  - /ok\n  - bad\n';
+    const lines = problems(() => fromFile(yaml));
+    assert.deepEqual(
+      lines.map((line) => line.split(': ')[0]),
+      ['mesh.yaml:3', 'mesh.yaml:4', 'mesh.yaml:5', 'mesh.yaml:8'],
+    );
+    assert.match(lines[1]!, /"a" twice/);
+    assert.match(lines[3]!, /Cannot use multiaddr "bad"/);
+    assert.match(problems(() => fromFile('map:\n  a: id:1\n  b: 7\n'))[0]!, /^mesh\.yaml:3: map is/);
+  });
+
+  it('of file and flags are told together', () => {
+    const file = parseConfig('cluster: ""\n', 'mesh.yaml');
+    const lines = problems(() =>
+      resolveSettings([file, flagSettings({ 'ring-bytes': '100000' }, '/')], CHECKS),
+    );
+    assert.equal(lines.length, 2);
+    assert.ok(
+      lines.includes(
+        'mesh.yaml:1: cluster is empty, expected a name of at most 64 characters A-Z a-z 0-9 . _ -, starting with a letter or a digit',
+      ),
+    );
+    assert.ok(lines.includes('--ring-bytes: is "100000", expected a power of two from 65536 to 1073741824'));
+  });
+
+  it('name the key that was meant', () => {
+    const table: Record<string, string> = {
+      'sweep-interval': 'sweep-interval-ms',
+      sweepIntervalMs: 'sweep-interval-ms',
+      maps: 'map',
+      bootsrap: 'bootstrap',
+      data_dir: 'data-dir',
+      secretfile: 'secret-file',
+    };
+    for (const [wrong, right] of Object.entries(table)) {
+      const expected = `mesh.yaml:2: "${wrong}" is not a setting, did you mean "${right}"?`;
+      assert.deepEqual(
+        problems(() => fromFile(`cluster: a\n${wrong}: x\n`)),
+        [expected],
+      );
+    }
+    assert.match(problems(() => fromFile('zzz: 1'))[0]!, /"zzz" is not a setting, expected one of map, /);
+  });
+
+  it('of each kind are found', () => {
+    const table: Record<string, unknown[]> = {
+      map: ['a', '=id:1', 'a=', 'A=id:1', `${'a'.repeat(65)}=id:1`, '-a=id:1', 'a=path', 7, null],
+      bootstrap: ['', 'x', 7, null],
+      listen: ['x'],
+      cluster: ['', 'a b', '-', 'x'.repeat(65), 7],
+      'secret-file': ['', null, 7],
+      allow: ['x'],
+      'data-dir': ['', null],
+      api: ['', 'x', ':1', 'a:', 'a:65536', 'a b:1', '::1:1', 7],
+      capture: ['', 'FENTRY', 'kprobe', null],
+      'sweep-interval-ms': ['', '49', 49, 86_400_001, 1.5, '1e3', '-5', 'x', null, true],
+      'reconcile-interval-ms': ['0', 'x'],
+      'log-level': ['verbose', 7],
+      'ring-bytes': ['65537', 4096, 2 ** 31, 'x'],
+      'skew-ms-max': ['0', 3_600_001],
+    };
+    assert.deepEqual(Object.keys(table), SETTING_NAMES);
+    for (const [name, values] of Object.entries(table)) {
+      for (const value of values) {
+        assert.equal(
+          problems(() => fromFlags({ [name]: value })).length,
+          1,
+          `${name}: ${JSON.stringify(value)}`,
+        );
+      }
+    }
+  });
+
+  it('of YAML itself have a line', () => {
+    assert.match(problems(() => fromFile('cluster: a\nmap: [a,\n'))[0]!, /^mesh\.yaml:[23]: not YAML: /);
+    assert.deepEqual(
+      problems(() => fromFile('cluster: a\ncluster: b\n')),
+      ['mesh.yaml:2: cluster is given twice, expected each setting once'],
+    );
+    assert.match(problems(() => fromFile('- a\n'))[0]!, /not a mapping/);
+    assert.match(problems(() => fromFile('just text'))[0]!, /not a mapping/);
+    assert.match(problems(() => fromFile('listen: *gone\n'))[0]!, /^mesh\.yaml/);
+  });
+
+  it('of the file as such are told', () => {
+    const dir = mkdtempSync(join(tmpdir(), 'mapmesh-test-'));
+    const isConfigError = (error: unknown) => error instanceof MapmeshError && error.code === 'ERR_CONFIG';
+    assert.throws(() => loadConfigFile(join(dir, 'none.yaml')), isConfigError);
+    assert.throws(() => loadConfigFile(dir), isConfigError);
+    writeFileSync(join(dir, 'huge.yaml'), '#'.repeat(1024 * 1024 + 1));
+    assert.throws(() => loadConfigFile(join(dir, 'huge.yaml')), isConfigError);
+    rmSync(dir, { recursive: true });
+  });
+
+  it('are the only way in which any text fails', () => {
+    const names = fc.constantFrom(...SETTING_NAMES, 'x', '&a', '? ', '"');
+    const values = fc.oneof(fc.string(), fc.constantFrom('*a', '[', '{a: 1}', '|', '!!map', '<<: 1', '\t'));
+    const yaml = fc
+      .array(fc.tuple(names, values))
+      .map((lines) => lines.map(([a, b]) => `${a}: ${b}`).join('\n'));
+    fc.assert(
+      fc.property(yaml, (text) => {
+        try {
+          fromFile(text);
+        } catch (error) {
+          assert.ok(error instanceof MapmeshError && error.code === 'ERR_CONFIG', String(error));
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
+
+describe('host and port', () => {
+  it('read back what was written', () => {
+    const hosts = fc.oneof(fc.ipV4(), fc.ipV6(), fc.constantFrom('localhost', 'fw-1.example.net'));
+    fc.assert(
+      fc.property(hosts, fc.integer({ min: 0, max: 65_535 }), (host, port) => {
+        assert.deepEqual(parseHostPort(formatHostPort({ host, port })), { host, port });
+      }),
+    );
+  });
+});
+
+describe('nearest word', () => {
+  it('finds a word with one mistake and stays silent about another word', () => {
+    fc.assert(
+      fc.property(fc.constantFrom(...SETTING_NAMES), fc.nat(), (name, at) => {
+        const i = at % name.length;
+        if (name.length >= 6)
+          assert.equal(nearestWord(name.slice(0, i) + name.slice(i + 1), SETTING_NAMES), name);
+      }),
+    );
+    assert.equal(nearestWord('completely-different', SETTING_NAMES), undefined);
+  });
+});
