@@ -160,7 +160,7 @@ struct capture {
 	int handle;
 	uint32_t users; /* calls inside; protected by captures_lock */
 	bool closing;
-	bool found;     /* the last drain found something */
+	bool found;     /* something was drained since the last wait */
 	struct bpf_object *object;
 	struct bpf_link *links[HOOKS];
 	struct bpf_program *sys_exit;
@@ -641,7 +641,8 @@ static int drain(struct capture *capture, uint8_t *out, uint32_t out_bytes)
 		consumer += (bytes + BPF_RINGBUF_HDR_SZ + 7) & ~7ul;
 	}
 	__atomic_store_n(ring->consumer, consumer, __ATOMIC_RELEASE);
-	__atomic_store_n(&capture->found, copied > 0, __ATOMIC_RELAXED);
+	if (copied > 0)
+		__atomic_store_n(&capture->found, true, __ATOMIC_RELAXED);
 	return copied;
 }
 
@@ -716,7 +717,7 @@ static int wait_for_records(struct capture *capture, int64_t timeout_us, uint32_
 	int64_t end = now_us() + timeout_us;
 	bool interrupted = false;
 
-	if (quiet_us && __atomic_load_n(&capture->found, __ATOMIC_RELAXED))
+	if (__atomic_exchange_n(&capture->found, false, __ATOMIC_RELAXED) && quiet_us)
 		interrupted = sleep_us(capture, quiet_us < timeout_us ? quiet_us : timeout_us, false);
 	while (!interrupted && !__atomic_load_n(&capture->closing, __ATOMIC_SEQ_CST)) {
 		enum ring_state state = look_at(&capture->ring);

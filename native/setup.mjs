@@ -51,7 +51,7 @@ const VM_PACKAGES = [
 /** Debian's metapackage of the guest kernel; it depends on the package of the current version. */
 const VM_KERNEL_PACKAGE = 'linux-image-cloud-amd64';
 /** Modules that the guest loads; test/vm/image.ts says in which order. */
-const VM_MODULES = ['veth.ko', 'llc.ko', 'stp.ko', 'bridge.ko', 'sch_ingress.ko', 'pktgen.ko'];
+const VM_MODULES = ['veth.ko', 'llc.ko', 'stp.ko', 'bridge.ko', 'sch_ingress.ko'];
 
 const APT_LOCK_TIMEOUT_S = 300;
 /** Lines of a failed tool's output that are shown: some name the cause first, some last. */

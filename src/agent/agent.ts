@@ -37,8 +37,8 @@ import { AgentMap } from './agent-map.js';
 import { Control } from './control.js';
 import type { AgentHello } from './hello.js';
 import { Membership } from './membership.js';
-import type { AgentParts } from './parts.js';
 import { OriginNames } from './origin-names.js';
+import type { AgentParts } from './parts.js';
 import { Puller } from './puller.js';
 import { Pump } from './pump.js';
 import { Readiness } from './readiness.js';
@@ -179,7 +179,8 @@ async function start(
   const api = await startApiServer({ control: new Control(parts), log }, settings.api);
   cleanup.push(() => api.close());
   cleanup.push(() => mesh.stop());
-  for (const map of maps) mesh.subscribe(map.topic, (frame, from) => receive(parts, puller, map, frame, from));
+  for (const map of maps)
+    mesh.subscribe(map.topic, (frame, from) => receive(parts, puller, map, frame, from));
   await mesh.start();
   cleanup.push(() => sweeps.stop());
   cleanup.push(() => pump.stop());
@@ -236,7 +237,8 @@ function openCaptureFor(ports: ReadonlyMap<string, MapPort>, settings: AgentSett
   const hasKernelMaps = [...ports.values()].some((port) => port.info.kernelId !== null);
   if (!hasKernelMaps) return openCapture('sweep');
   const capture = openCapture(settings.capture, { ringBytes: settings.ringBytes });
-  for (const reason of capture.tierReasons) log.info({ tier: capture.tier, reason }, 'a better capture tier cannot be used');
+  for (const reason of capture.tierReasons)
+    log.info({ tier: capture.tier, reason }, 'a better capture tier cannot be used');
   return capture;
 }
 
@@ -263,7 +265,9 @@ function makeMaps(
     sign: signer.sign,
     verify: createVerifier(),
   };
-  const digestKey = sha256(Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]));
+  const digestKey = sha256(
+    Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
+  );
   return [...ports].map(([name, port]) => {
     const mapId = mapIdOf(settings.cluster, name, port.info, sha256);
     const core = new ReplicatedMap(port, components, {

@@ -61,7 +61,8 @@ export class Control implements AgentControl {
       const chunk: RegisterReport[] = [];
       for (let entry = start; entry < Math.min(start + DUMP_CHUNK_ENTRIES, end); entry++) {
         if (!table.has(entry, EntryFlag.USED)) continue;
-        if (options.tombstones || !map.core.replica.isTombstone(entry)) chunk.push(this.#register(map, entry));
+        if (options.tombstones || !map.core.replica.isTombstone(entry))
+          chunk.push(this.#register(map, entry));
       }
       yield chunk;
     }
@@ -176,7 +177,10 @@ export class Control implements AgentControl {
   #writableMap(name: string): AgentMap {
     const map = this.#map(name);
     if (map.state !== 'refused') return map;
-    throw new MapmeshError('ERR_MAP_SHAPE', `Cannot write map "${name}": it is not replicated. ${map.refusal}`);
+    throw new MapmeshError(
+      'ERR_MAP_SHAPE',
+      `Cannot write map "${name}": it is not replicated. ${map.refusal}`,
+    );
   }
 }
 
@@ -187,7 +191,9 @@ function problemsOf(map: AgentMap): string[] {
   if (map.refusal !== '') problems.push(map.refusal);
   else problems.push(...map.mismatches.values());
   if (replica.pending.size > 0) {
-    problems.push(`${replica.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`);
+    problems.push(
+      `${replica.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`,
+    );
   }
   if (counters.heldDeletes > 0) {
     problems.push(`${counters.heldDeletes} entries vanished at once; not spread as deletes`);

@@ -1,6 +1,6 @@
 /** What each capture tier sees of a map at once and what only the next sweep shows (I7): for status and README. */
 import type { CaptureTier } from '../core/capture-port.js';
-import { type MapKind, isArrayKind, isLruKind, isPerCpuKind } from '../core/map-port.js';
+import { isArrayKind, isLruKind, isPerCpuKind, type MapKind } from '../core/map-port.js';
 
 export interface Coverage {
   readonly atOnce: readonly string[];

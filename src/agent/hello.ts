@@ -7,17 +7,12 @@ const MAPS_MAX = 1024;
 
 const MAP_HELLO = z.object({
   name: z.string().min(1).max(64),
-  kind: z.enum([
-    'hash',
-    'lru_hash',
-    'percpu_hash',
-    'lru_percpu_hash',
-    'array',
-    'percpu_array',
-    'lpm_trie',
-  ]),
+  kind: z.enum(['hash', 'lru_hash', 'percpu_hash', 'lru_percpu_hash', 'array', 'percpu_array', 'lpm_trie']),
   keyBytes: z.int().min(1).max(65_536),
-  valueBytes: z.int().min(1).max(2 ** 30),
+  valueBytes: z
+    .int()
+    .min(1)
+    .max(2 ** 30),
   /** Number of the newest batch that the node made of this map. */
   seq: z.int().min(0),
   digest: z.string().regex(/^[0-9a-f]{16}$/),

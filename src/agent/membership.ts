@@ -12,8 +12,8 @@
 import type { Log } from '../config/log.js';
 import { MapmeshError } from '../core/errors.js';
 import { shapeDifferences } from '../core/map-port.js';
-import { type AgentHello, type MapHello, parseAgentHello, shapeOf } from './hello.js';
 import type { AgentMap } from './agent-map.js';
+import { type AgentHello, type MapHello, parseAgentHello, shapeOf } from './hello.js';
 import type { Puller } from './puller.js';
 
 /** Longer than the slowest peer needs to say that it is ready: a few hellos. */
@@ -82,7 +82,8 @@ export class Membership {
   /** Takes in a peer's hello. @throws MapmeshError ERR_WIRE if it is none. */
   hello(peerId: string, app: unknown): void {
     const hello = parseAgentHello(app);
-    if (hello === undefined) throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
+    if (hello === undefined)
+      throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
     const peer = this.#peers.get(peerId) ?? { hello, seen: new Map() };
     const becameReady = hello.ready && !(this.#peers.has(peerId) && peer.hello.ready);
     peer.hello = hello;
@@ -164,7 +165,9 @@ export class Membership {
     const readyPeers = [...this.#peers.entries()].filter(([, peer]) => peer.hello.ready);
     for (const map of this.#maps) {
       if (map.state !== 'joining' || this.#caughtUp.has(map)) continue;
-      const somebodyHasIt = readyPeers.some(([, peer]) => peer.hello.maps.some(({ name }) => name === map.name));
+      const somebodyHasIt = readyPeers.some(([, peer]) =>
+        peer.hello.maps.some(({ name }) => name === map.name),
+      );
       if (readyPeers.length > 0 && !somebodyHasIt) this.#setCaughtUp(map);
     }
     if (readyPeers.length === 0 && this.#mayFound()) {

@@ -157,7 +157,8 @@ export class Puller {
   }
 
   #noteHeads(map: AgentMap, frame: Uint8Array): void {
-    for (const { origin, seq } of decodeEnd(frame)) map.core.replica.noteSeq(this.#origins.intern(origin), seq);
+    for (const { origin, seq } of decodeEnd(frame))
+      map.core.replica.noteSeq(this.#origins.intern(origin), seq);
   }
 
   /** Serves one pull of a peer. */

@@ -172,7 +172,8 @@ export class Pump {
   async #publish(map: AgentMap, frame: Uint8Array): Promise<void> {
     try {
       const { missed } = await this.#mesh.publish(map.topic, frame);
-      if (missed.length > 0) this.#log.debug({ map: map.name, missed }, 'peers missed a batch; they will pull');
+      if (missed.length > 0)
+        this.#log.debug({ map: map.name, missed }, 'peers missed a batch; they will pull');
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
       this.#log.warn({ map: map.name, code: error.code }, error.message);

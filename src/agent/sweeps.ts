@@ -5,7 +5,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Log } from '../config/log.js';
 import type { CapturePort } from '../core/capture-port.js';
-import { type SweepMode, type SweepResult, emptyResult, repairsOf } from '../core/sweeper.js';
+import { emptyResult, repairsOf, type SweepMode, type SweepResult } from '../core/sweeper.js';
 import type { AgentMap } from './agent-map.js';
 import type { Pump } from './pump.js';
 import { Turns } from './turns.js';
@@ -121,7 +121,10 @@ export class Sweeps {
         repairs,
       };
       if (repairs > 0 || done.heldDeletes > 0) {
-        log.info({ map: map.name, mode, ...done, durationMs: Math.round(durationMs) }, 'sweep repaired the map');
+        log.info(
+          { map: map.name, mode, ...done, durationMs: Math.round(durationMs) },
+          'sweep repaired the map',
+        );
       }
       this.#plan(map, done.truncated ? Number.NEGATIVE_INFINITY : durationMs);
       return done;

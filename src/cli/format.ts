@@ -8,9 +8,9 @@ export function formatCount(count: number): string {
   return `${scaled < 10 ? scaled.toFixed(2) : scaled < 100 ? scaled.toFixed(1) : scaled.toFixed(0)}${unit}`;
 }
 
-/** 850 ms, 12 s, 3 min, 5 h, 12 d: the largest unit that leaves at least two of it. */
+/** 0.4 ms, 850 ms, 12 s, 3 min, 5 h, 12 d: the largest unit that leaves at least two of it. */
 export function formatDuration(durationMs: number): string {
-  if (durationMs < 1) return `${durationMs.toFixed(1)} ms`;
+  if (durationMs > 0 && durationMs < 1) return `${durationMs.toFixed(1)} ms`;
   if (durationMs < 2000) return `${Math.round(durationMs)} ms`;
   const seconds = durationMs / 1000;
   if (seconds < 120) return `${Math.round(seconds)} s`;

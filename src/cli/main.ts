@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The `mapmesh` command. */
+import { MapmeshError } from '../core/errors.js';
 import { describeFailure, type ExitCode } from './failure.js';
 import { watchOutputs } from './output.js';
 import { createProgram } from './program.js';
@@ -16,8 +17,9 @@ function wantsStack(args: readonly string[]): boolean {
 }
 
 watchOutputs((error) => {
-  const what = new Error(`standard output cannot be written: ${error.message}`, { cause: error });
-  process.exit(fail(what));
+  process.exit(
+    fail(new MapmeshError('ERR_API', `Cannot write the output: ${error.message}`, { cause: error })),
+  );
 });
 
 try {

@@ -1,6 +1,6 @@
 /** The commands and what they take. Throws a CommanderError for a command line that they do not. */
 import { Command } from 'commander';
-import { mapmeshVersion } from '../config/version.js';
+import { VERSION } from '../agent/version.js';
 import { addAgentCommands } from './commands/agent.js';
 import { addEntryCommands } from './commands/entries.js';
 import { addMaintenanceCommands } from './commands/maintenance.js';
@@ -10,7 +10,7 @@ import { addWatchCommand } from './commands/watch.js';
 export function createProgram(): Command {
   const program = new Command('mapmesh')
     .description('Keeps eBPF maps in step across any number of Linux hosts, with no coordinator')
-    .version(mapmeshVersion())
+    .version(VERSION)
     .helpCommand(false)
     .exitOverride()
     // Failures are printed in one place (failure.ts); help that was asked for still goes to standard output.

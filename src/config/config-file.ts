@@ -27,7 +27,7 @@ export function loadConfigFile(path: string): SettingsSource {
 /** @param path as the user wrote it: problems name it so. */
 export function parseConfig(text: string, path: string): SettingsSource {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, logLevel: 'error' });
   const at = (offset: number | undefined) =>
     offset === undefined ? path : `${path}:${Math.max(lines.linePos(offset).line, 1)}`;
   const problems: Problem[] = document.errors.map((error) => ({

@@ -185,7 +185,7 @@ function toSettings(parsed: Parsed, baseDir: string): Partial<AgentSettings> {
 }
 
 function settingsSchema(checks: SettingsChecks) {
-  const text = z.string().min(1).max(4096);
+  const text = z.string().min(1, { abort: true }).max(4096, { abort: true });
   const multiaddrs = (use: 'listen' | 'bootstrap') =>
     listOf(text.superRefine(passes((given) => checks.multiaddr(given, use))));
   const interval = wholeNumber(LIMITS.intervalMsMin, LIMITS.intervalMsMax);

@@ -11,8 +11,8 @@ import type { Clock } from './clock.js';
 import { type MapCounters, newCounters } from './counters.js';
 import { MapmeshError } from './errors.js';
 import { canonicalLpmKey } from './lpm-key.js';
-import { type MapPort, isArrayKind } from './map-port.js';
-import { Replica, type ReplicaComponents, type ReplicaOptions, type Received } from './replica.js';
+import { isArrayKind, type MapPort } from './map-port.js';
+import { type Received, Replica, type ReplicaComponents, type ReplicaOptions } from './replica.js';
 import { Sweeper } from './sweeper.js';
 import type { WriteWindows } from './write-windows.js';
 
@@ -88,9 +88,13 @@ export class ReplicatedMap {
   delete(key: Uint8Array): number {
     this.#checkBytes('key', key, this.port.info.keyBytes);
     if (isArrayKind(this.port.info.kind)) {
-      throw new MapmeshError('ERR_MAP_KIND', `Cannot delete from map "${this.name}": an array has no deletes`, {
-        hint: 'Write zeros instead.',
-      });
+      throw new MapmeshError(
+        'ERR_MAP_KIND',
+        `Cannot delete from map "${this.name}": an array has no deletes`,
+        {
+          hint: 'Write zeros instead.',
+        },
+      );
     }
     return this.#write(this.canonicalKey(key), null);
   }

@@ -67,8 +67,7 @@ export class BootstrapList {
   }
 
   /** The peer behind the address is greeted. */
-  succeeded(entry: BootstrapEntry, peerId: string): void {
-    entry.peerId = peerId;
+  succeeded(entry: BootstrapEntry): void {
     entry.failures = 0;
     entry.problem = null;
   }
@@ -83,7 +82,7 @@ export class BootstrapList {
 
   /** A peer is greeted, whoever dialled: its address needs no dial and has no problem. */
   greeted(peerId: string): void {
-    for (const entry of this.entries) if (entry.peerId === peerId) this.succeeded(entry, peerId);
+    for (const entry of this.entries) if (entry.peerId === peerId) this.succeeded(entry);
   }
 
   /** A peer refused us or we it, on whatever connection. */

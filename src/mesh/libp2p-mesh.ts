@@ -478,7 +478,8 @@ class Libp2pMesh implements Mesh {
     };
     this.#links.set(connection.id, link);
     if (!outbound) return;
-    if (this.#chosen.has(peerId)) this.#close(link, { kind: 'duplicate' });
+    // Not at once: libp2p's dial would take it for a failure.
+    if (this.#chosen.has(peerId)) setImmediate(() => this.#close(link, { kind: 'duplicate' }));
     else void this.#greet(link);
   }
 
@@ -883,9 +884,9 @@ class Libp2pMesh implements Mesh {
       this.#log.info({ address: entry.text }, 'a bootstrap address leads back to this node: ignored');
       return;
     }
-    if (result.peerId !== undefined) entry.peerId = result.peerId;
-    if (result.done) {
-      this.#bootstrap.succeeded(entry, result.peerId);
+    entry.peerId = result.peerId ?? entry.peerId;
+    if (result.done || this.#chosen.get(entry.peerId ?? '')?.phase === 'greeted') {
+      this.#bootstrap.succeeded(entry);
       return;
     }
     const isNews = entry.problem?.reason !== result.reason;

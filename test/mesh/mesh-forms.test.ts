@@ -38,6 +38,7 @@ test('two nodes: up, subscribed, messages both ways', async () => {
 
 test('messages arrive complete and in order, also at the size limit', async () => {
   const a = await fleet.start();
+  a.listen('m');
   const b = await fleet.start({ bootstrap: [a.address()] });
   b.listen('m');
   await until(() => subscribedTo(a, 'm') === 1, 'subscribed');

@@ -19,7 +19,7 @@ import { CpioWriter } from './cpio.js';
 import { BUSYBOX, GUEST_TOOLS, REPO_ROOT, VM_CACHE, VM_KERNEL } from './requirements.js';
 
 /** Loaded by init in this order (a module after those it needs). */
-const MODULES = ['veth.ko', 'llc.ko', 'stp.ko', 'bridge.ko', 'sch_ingress.ko', 'pktgen.ko'];
+const MODULES = ['veth.ko', 'llc.ko', 'stp.ko', 'bridge.ko', 'sch_ingress.ko'];
 
 /** Looked up by koffi at run time, so `ldd` does not see them. */
 const LIBRARIES = ['libbpf.so.1', 'libelf.so.1', 'libz.so.1', 'libzstd.so.1'];

@@ -5,7 +5,6 @@ import type { AgentSettings, SettingsSource } from '../../config/settings.js';
 import { MapmeshError } from '../../core/errors.js';
 import { withLogLevel } from '../common.js';
 import { onUnread, print, printJson, printLine } from '../output.js';
-import type { StartAgent } from '../run-agent.js';
 
 export function addAgentCommands(program: Command): void {
   addAgent(program);
@@ -61,7 +60,7 @@ async function agent(flags: Record<string, unknown>): Promise<void> {
   const [{ createAgentLog }, { runAgent }, { startAgent }] = await Promise.all([
     import('../agent-log.js'),
     import('../run-agent.js'),
-    import('../../agent/agent.js') as Promise<{ startAgent: StartAgent }>,
+    import('../../agent/agent.js'),
   ]);
   const { log, flush } = createAgentLog(settings.logLevel, { pretty: process.stderr.isTTY });
   const exit = (code: 0 | 1): never => {

@@ -57,7 +57,7 @@ function notReady(waited: number, reasons: readonly string[]): MapmeshError {
 /** The status for people. Pure, so that a test can look at it. */
 export function renderStatus(report: StatusReport, at: { nowMs: number; columns: number }): string {
   const readiness = report.ready ? (report.degraded ? 'ready, degraded' : 'ready') : 'NOT READY';
-  const uptime = formatDuration(report.uptimeSeconds * 1000);
+  const uptime = report.uptimeSeconds < 1 ? 'under 1 s' : formatDuration(report.uptimeSeconds * 1000);
   const lines = [
     `${readiness}  cluster ${report.cluster}  up ${uptime}  mapmesh ${report.version}`,
     `node ${report.peerId}`,

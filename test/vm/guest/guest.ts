@@ -7,6 +7,7 @@ import type { CapturePort, CaptureTier } from '../../../src/core/capture-port.js
 import type { MapKind } from '../../../src/core/map-port.js';
 import { RecordOp, RingRecords } from '../../../src/core/ring-record.js';
 import { type KernelMap, openKernelMap } from '../../../src/kernel/kernel-map.js';
+import { kernelTypeOf } from '../../../src/kernel/map-kinds.js';
 import { loadNative } from '../../../src/kernel/native.js';
 
 export type Op = keyof typeof RecordOp;
@@ -37,8 +38,10 @@ export interface MapSpec {
   readonly keyBytes?: number;
   readonly valueBytes?: number;
   readonly entries?: number;
-  readonly flags?: number;
 }
+
+/** An LPM trie has to be created with it. */
+const BPF_F_NO_PREALLOC = 1;
 
 /** A pinned map of the test, with the handle that an agent would have. */
 export class TestMap {
@@ -53,12 +56,22 @@ export class TestMap {
   static create(name: string, spec: MapSpec): TestMap {
     const isTrie = spec.kind === 'lpm_trie';
     const keyBytes = spec.keyBytes ?? (isTrie ? 8 : 4);
-    const flags = spec.flags ?? (isTrie ? 1 : 0); // BPF_F_NO_PREALLOC
+    const flags = isTrie ? BPF_F_NO_PREALLOC : 0;
     const pin = `/sys/fs/bpf/${name}`;
-    run(
-      `bpftool map create ${pin} type ${spec.kind} key ${keyBytes} value ${spec.valueBytes ?? 8} ` +
-        `entries ${spec.entries ?? 64} name ${name.slice(0, 15)} flags ${flags}`,
+    const native = loadNative();
+    const type = kernelTypeOf(spec.kind);
+    const fd = native.mapCreate(
+      type,
+      name.slice(0, 15),
+      keyBytes,
+      spec.valueBytes ?? 8,
+      spec.entries ?? 64,
+      flags,
     );
+    if (fd < 0) throw new Error(`cannot create ${spec.kind}: errno ${-fd}`);
+    const result = native.pin(fd, pin);
+    native.close(fd);
+    if (result < 0) throw new Error(`cannot pin ${pin}: errno ${-result}`);
     return new TestMap(pin);
   }
 
@@ -198,7 +211,7 @@ export function brief(changes: readonly Change[]): string[] {
   );
 }
 
-/** Packets that reach an XDP program in softirq: the kernel's packet generator sends them over a veth pair. */
+/** Packets that reach an XDP program in softirq, over a veth pair. */
 export class PacketSource {
   static readonly #folder = '/sys/fs/bpf/xdp';
 
@@ -219,8 +232,8 @@ export class PacketSource {
   }
 
   /**
-   * Lets `program` see every packet; `cpu` is where it runs. By default the packet's receive softirq runs on the
-   * sender's CPU; with steering (RPS) it interrupts whatever runs on another one.
+   * Lets `program` see every packet; `cpu` is where it runs. By default the receive softirq runs on the sender's CPU, as
+   * its send call ends; with steering (RPS) it interrupts whatever runs on another one.
    */
   attach(program: string, cpu?: number): void {
     writeFileSync(
@@ -230,23 +243,9 @@ export class PacketSource {
     run(`bpftool net attach xdpgeneric pinned ${PacketSource.#folder}/${program} dev vb overwrite`);
   }
 
-  /** Starts sending from kernel thread `fromCpu`. @returns when the generator is done and its packets were handled. */
+  /** Sends packets from one CPU. @returns when all were sent and those that arrived were handled. */
   async send(packets: number, fromCpu: number): Promise<void> {
-    const thread = `/proc/net/pktgen/kpktgend_${fromCpu}`;
-    writeFileSync(thread, 'rem_device_all');
-    writeFileSync(thread, 'add_device va');
-    const settings = [
-      `count ${packets}`,
-      'pkt_size 60',
-      'delay 0',
-      'dst 10.9.0.2',
-      `dst_mac ${macOf('vb')}`,
-      'udp_src_min 1000',
-      'udp_src_max 1000',
-    ];
-    for (const setting of settings) writeFileSync('/proc/net/pktgen/va', setting);
-    // The write of "start" returns when all packets are sent: in a process of its own, so that the caller goes on.
-    await promisify(execFile)('sh', ['-c', 'echo start >/proc/net/pktgen/pgctrl']);
+    await promisify(execFile)('dist/vm/udp-flood', ['10.9.0.2', String(packets), String(fromCpu)]);
     await this.#settled();
   }
 

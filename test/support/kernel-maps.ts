@@ -1,0 +1,85 @@
+/** Kernel maps for tests: made in a folder of bpffs of their own, read with bpf(2), removed at the end. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs';
+import { join } from 'node:path';
+import { toHex } from '../../src/core/bytes.js';
+import { MAP_BATCH_ENTRIES, type MapKind } from '../../src/core/map-port.js';
+import { kernelTypeOf } from '../../src/kernel/map-kinds.js';
+import { openMap } from '../../src/kernel/map-selector.js';
+import { loadNative } from '../../src/kernel/native.js';
+
+const BPFFS = '/sys/fs/bpf';
+const BPF_FS_MAGIC = 0xcafe4a11;
+const BPF_F_NO_PREALLOC = 1;
+
+export interface TestMapSpec {
+  kind: MapKind;
+  keyBytes: number;
+  /** Of one CPU, for per-CPU kinds. */
+  valueBytes: number;
+  maxEntries: number;
+}
+
+/** The reason why this machine cannot have kernel maps, or undefined. */
+export function kernelMapsImpossible(): string | undefined {
+  if (process.getuid?.() !== 0) return 'cannot run here: BPF maps need root';
+  return undefined;
+}
+
+export class TestMaps {
+  readonly directory: string;
+
+  constructor() {
+    if (statfsSync(BPFFS).type !== BPF_FS_MAGIC) execFileSync('mount', ['-t', 'bpf', 'bpf', BPFFS]);
+    mkdirSync(BPFFS, { recursive: true });
+    this.directory = mkdtempSync(join(BPFFS, 'mapmesh-test-'));
+  }
+
+  /** Makes and pins a map. @returns its path. */
+  create(name: string, spec: TestMapSpec): string {
+    const native = loadNative();
+    const flags = spec.kind === 'lpm_trie' ? BPF_F_NO_PREALLOC : 0;
+    const fd = native.mapCreate(
+      kernelTypeOf(spec.kind),
+      name.replaceAll('-', '_').slice(0, 15),
+      spec.keyBytes,
+      spec.valueBytes,
+      spec.maxEntries,
+      flags,
+    );
+    if (fd < 0) throw new Error(`cannot create map ${name}: errno ${-fd}`);
+    const path = join(this.directory, name);
+    const result = native.pin(fd, path);
+    native.close(fd);
+    if (result < 0) throw new Error(`cannot pin ${path}: errno ${-result}`);
+    return path;
+  }
+
+  remove(): void {
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** The entries of a pinned map, as hex. */
+export function dumpPin(path: string): Map<string, string> {
+  const map = openMap(path);
+  try {
+    const { keyBytes, valueBytes } = map.info;
+    const keys = new Uint8Array(MAP_BATCH_ENTRIES * keyBytes);
+    const values = new Uint8Array(MAP_BATCH_ENTRIES * valueBytes);
+    const entries = new Map<string, string>();
+    const dump = map.dump();
+    for (;;) {
+      const count = dump.next(keys, values, MAP_BATCH_ENTRIES);
+      if (count === 0) break;
+      for (let i = 0; i < count; i++) {
+        const key = toHex(keys.subarray(i * keyBytes, (i + 1) * keyBytes));
+        entries.set(key, toHex(values.subarray(i * valueBytes, (i + 1) * valueBytes)));
+      }
+    }
+    dump.close();
+    return entries;
+  } finally {
+    map.close();
+  }
+}
