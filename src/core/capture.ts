@@ -131,7 +131,7 @@ export class Capture {
       const tick = table.tick(entry);
       const unapplied = this.#replica.isUnapplied(entry);
       if (tick !== 0) {
-        const place = this.#place(record, tick, value, valueAt);
+        const place = this.#place(record, entry, tick, value, valueAt);
         if (place === 'echo') {
           this.#counters.echoes++;
           return;
@@ -179,16 +179,25 @@ export class Capture {
   /** Where the event stands relative to the last apply of its key, or that it is that apply. */
   #place(
     record: RingRecords,
+    entry: number,
     tick: number,
     value: Uint8Array | null,
     valueAt: number,
   ): 'before' | 'after' | 'echo' {
     const place = this.#windows.place(tick, record.ktimeUs);
     if (place !== 'during') return place;
+    if ((record.flags & RECORD_FLAG_MAYBE_SELF) !== 0 && this.#isOurs(entry, value, valueAt)) return 'echo';
     const present = this.#lookup(record.bytes, record.keyOffset);
     const isLast = value === null ? !present : present && this.#valueIs(value, valueAt);
-    if ((record.flags & RECORD_FLAG_MAYBE_SELF) !== 0 && isLast) return 'echo';
     return isLast ? 'after' : 'before';
+  }
+
+  /** Whether the event has the content that we applied. What was applied is unknown once a newer register waits. */
+  #isOurs(entry: number, value: Uint8Array | null, valueAt: number): boolean {
+    const { table } = this.#replica;
+    if (this.#replica.isUnapplied(entry)) return true;
+    const isTombstone = this.#replica.isTombstone(entry);
+    return value === null ? isTombstone : !isTombstone && table.valueIs(entry, value, valueAt);
   }
 
   #isContended(entry: number, eventUs: number, cpu: number): boolean {

@@ -148,7 +148,7 @@ export const STREAM_OPEN_TIMEOUT_MS = 10_000;
 /** A frame that cannot be handed over within this long breaks its stream: the peer does not read. */
 export const STREAM_SEND_TIMEOUT_MS = 30_000;
 /** Streams of one protocol that one peer may have open. */
-export const STREAMS_PER_PROTOCOL_MAX = 16;
+export const STREAMS_PER_PROTOCOL_MAX = 32;
 
 // --- Transport --------------------------------------------------------------------------------------------
 
