@@ -122,11 +122,8 @@ async function start(
     {
       describe: () => describe(maps, membership.ready),
       onHello: (peerId, app) => membership.hello(peerId, app),
-      onPeerUp: (peerId) => log.info({ peerId }, 'peer up'),
-      onPeerDown: (peerId) => {
-        log.info({ peerId }, 'peer down');
-        membership.gone(peerId);
-      },
+      onPeerUp: (peerId) => membership.up(peerId),
+      onPeerDown: (peerId) => membership.gone(peerId),
       onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
     },
     {

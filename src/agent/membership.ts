@@ -29,6 +29,8 @@ interface MapSeen {
 
 interface Peer {
   hello: AgentHello;
+  /** Hellos have gone both ways: streams can be opened. */
+  isUp: boolean;
   readonly seen: Map<string, MapSeen>;
 }
 
@@ -84,7 +86,7 @@ export class Membership {
     const hello = parseAgentHello(app);
     if (hello === undefined)
       throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
-    const peer = this.#peers.get(peerId) ?? { hello, seen: new Map() };
+    const peer = this.#peers.get(peerId) ?? { hello, isUp: false, seen: new Map() };
     const becameReady = hello.ready && !(this.#peers.has(peerId) && peer.hello.ready);
     peer.hello = hello;
     this.#peers.set(peerId, peer);
@@ -94,11 +96,19 @@ export class Membership {
       if (ours === undefined) continue;
       if (this.#checkShape(ours, peerId, theirs)) this.#checkProgress(ours, peerId, peer, theirs);
     }
-    if (becameReady) for (const map of this.#sharedWith(peerId)) this.#puller.request(map, peerId);
+    if (becameReady && peer.isUp) this.#pullFrom(peerId);
     this.#checkJoined();
   }
 
-  /** From now on what we publish reaches the peer: time to pull what it has had so far. */
+  /** The peer can be talked to: whatever only it knows is fetched (and it does the same). */
+  up(peerId: string): void {
+    const peer = this.#peers.get(peerId);
+    if (peer === undefined) return;
+    peer.isUp = true;
+    this.#pullFrom(peerId);
+  }
+
+  /** Gossip of the map now flows both ways: what was published before that is fetched. */
   subscribed(peerId: string, topic: string): void {
     const map = this.#maps.find((candidate) => candidate.topic === topic);
     if (map !== undefined) this.#puller.request(map, peerId);
@@ -120,9 +130,12 @@ export class Membership {
     return this.#peers.has(originPeerId) ? originPeerId : relayPeerId;
   }
 
-  #sharedWith(peerId: string): AgentMap[] {
+  /** Asks the peer for each map that both have. */
+  #pullFrom(peerId: string): void {
     const names = new Set(this.#peers.get(peerId)?.hello.maps.map((map) => map.name));
-    return this.#maps.filter((map) => names.has(map.name) && !map.mismatches.has(peerId));
+    for (const map of this.#maps) {
+      if (names.has(map.name) && !map.mismatches.has(peerId)) this.#puller.request(map, peerId);
+    }
   }
 
   /** @returns whether the peer's map and ours fit together. */

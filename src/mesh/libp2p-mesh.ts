@@ -1050,11 +1050,12 @@ class Libp2pMesh implements Mesh {
   }
 
   #observeQueues(): void {
-    const nowMs = this.#deps.nowMs();
-    for (const link of this.#chosen.values()) {
-      const { takenBytes } = this.#gossip.queue(link.peerId);
-      this.#pacer.observe(link.peerId, this.#queuedBytes(link), takenBytes, nowMs);
-    }
+    const samples = [...this.#chosen.values()].map((link) => ({
+      peerId: link.peerId,
+      queuedBytes: this.#queuedBytes(link),
+      takenBytes: this.#gossip.queue(link.peerId).takenBytes,
+    }));
+    this.#pacer.observe(samples, this.#deps.nowMs());
   }
 
   #queuedBytes(link: Link): number {

@@ -124,11 +124,11 @@ export const BANNED_MS = 60_000;
 
 // --- Pacing -----------------------------------------------------------------------------------------------
 
-/** A peer whose queue stays above this is behind. */
-export const LAG_BYTES = 1024 * 1024;
-/** A peer that has been behind for this long no longer paces the publisher: its losses are reconciled. */
+/** A peer whose queue is so much longer than the fastest peer's is behind. Must be well below what publishers pause at. */
+export const LAG_BYTES = 128 * 1024;
+/** A peer that has been behind (or took no byte) for this long no longer paces the publisher: its losses are reconciled. */
 export const LAG_MS = 1_000;
-/** ... until its queue has stayed below {@link LAG_BYTES} for this long. */
+/** ... until it has not been behind for this long. */
 export const LAG_RECOVERED_MS = 2_000;
 /** A peer with a queue that has not shrunk by a byte for this long is hung up on. */
 export const STALLED_MS = 30_000;

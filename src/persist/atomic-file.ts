@@ -73,7 +73,7 @@ const REASONS: Record<string, { what: string; hint: string }> = {
     hint: 'Give the path of a directory as --data-dir.',
   },
   EEXIST: { what: 'there is a file of that name', hint: 'Give the path of a directory as --data-dir.' },
-  ENOENT: { what: 'it is gone', hint: 'Something else removes files there: give a --data-dir of its own.' },
+  ENOENT: { what: 'no such file or directory', hint: 'Give a --data-dir that exists or can be made.' },
   EIO: { what: 'the disk reports an error', hint: 'Check the disk (dmesg).' },
   EMFILE: { what: 'too many open files', hint: 'Raise the limit (ulimit -n, LimitNOFILE=).' },
 };

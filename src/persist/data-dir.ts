@@ -58,9 +58,7 @@ export interface DataDir {
  */
 export async function openDataDir(directory: string, options: DataDirOptions): Promise<DataDir> {
   const path = resolve(directory);
-  await mkdir(path, { recursive: true, mode: 0o700 }).catch((error) => {
-    throw diskError('make data directory', path, error);
-  });
+  await makeDirectory(path);
   const lock = await lockDirectory(path);
   try {
     await removeTemporaries(path);
@@ -68,6 +66,19 @@ export async function openDataDir(directory: string, options: DataDirOptions): P
   } catch (error) {
     await lock.release();
     throw diskError('open data directory', path, error);
+  }
+}
+
+async function makeDirectory(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (first) {
+    // Node's recursive mkdir says ENOENT for a read-only file system; the plain one tells the truth.
+    const plain =
+      (first as NodeJS.ErrnoException).code === 'ENOENT' ? mkdir(path, 0o700) : Promise.reject(first);
+    await plain.catch((error) => {
+      throw diskError('make data directory', path, error);
+    });
   }
 }
 

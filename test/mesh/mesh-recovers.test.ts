@@ -1,0 +1,133 @@
+/** Deaf links, stalls, partial meshes, and stopping for good. */
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { afterEach, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { generateIdentity, peerIdOfIdentity } from '../../src/mesh/identity.js';
+import { CONTROL, describeLinks, Fleet, fullyConnected, type TestNode, until, wireTopic } from './helpers.js';
+
+const fleet = new Fleet();
+afterEach(() => fleet.stop());
+
+test('a deaf peer is detected, hung up on and dialled again', async () => {
+  const a = await fleet.start();
+  const b = await fleet.start({ bootstrap: [a.address()] });
+  const peer = await fleet.broken();
+  const connection = await peer.greet(a);
+  const gossip = await peer.gossip(connection);
+  gossip.subscribe(CONTROL);
+  await until(() => a.up.includes(peer.peerId), 'the peer is up');
+  // From here on it says nothing, although its connection is fine.
+  await until(() => a.down.includes(peer.peerId), 'detected', 12_000);
+  const reason = a.log.find(({ message }) => message.startsWith('hanging up'))?.fields['reason'];
+  assert.match(String(reason), /nothing heard for [5-8]\.\d s/);
+  const dialled = peer.connections.filter(({ direction }) => direction === 'inbound').length;
+  await until(
+    () => peer.connections.filter(({ direction }) => direction === 'inbound').length > dialled,
+    'dialled again',
+  );
+  assert.ok(fullyConnected([a, b]), 'nobody else was touched');
+  assert.equal(b.down.filter((peerId) => peerId === a.mesh.peerId).length, 0);
+});
+
+test('a peer that greets but never joins the control topic never comes up, and is hung up on', async () => {
+  const a = await fleet.start();
+  const peer = await fleet.broken();
+  await peer.greet(a);
+  await until(() => a.mesh.peers().length === 1, 'greeted');
+  await until(() => a.log.some(({ message }) => message.startsWith('hanging up')), 'hung up on', 12_000);
+  assert.match(
+    String(a.log.find(({ message }) => message.startsWith('hanging up'))?.fields['reason']),
+    /without joining the control topic/,
+  );
+  assert.deepEqual(a.up, []);
+});
+
+test('a stall of our own event loop makes nobody deaf', async () => {
+  const a = await fleet.start();
+  const b = await fleet.start({ bootstrap: [a.address()] });
+  await until(() => fullyConnected([a, b]), 'connected');
+  const endMs = Date.now() + 6_500;
+  while (Date.now() < endMs) {
+    // Blocking is the point.
+  }
+  await until(() => (a.hellos.get(b.mesh.peerId)?.length ?? 0) >= 3, 'they speak again');
+  await sleep(1_500);
+  assert.equal(a.down.length + b.down.length, 0);
+});
+
+test('two nodes that cannot reach each other are relayed by a third', async () => {
+  // a and c refuse each other; b accepts both.
+  const [one, two, three] = [generateIdentity(), generateIdentity(), generateIdentity()];
+  const [a, b, c] = [one, two, three].map(peerIdOfIdentity) as [string, string, string];
+  const refuse = (peerId: string) => ({
+    onHello: (from: string) => {
+      if (from === peerId) throw Object.assign(new Error('cut'), { name: 'Cut' });
+    },
+  });
+  const nodeB = await fleet.start({ identity: two });
+  const nodeA = await fleet.start({ identity: one, bootstrap: [nodeB.address()], handlers: refuse(c) });
+  const nodeC = await fleet.start({ identity: three, bootstrap: [nodeB.address()], handlers: refuse(a) });
+  for (const node of [nodeA, nodeB, nodeC]) node.listen('m');
+  await until(() => nodeB.peers().length === 2, 'b has both');
+  assert.equal(b, nodeB.mesh.peerId);
+  let sent = 0;
+  await until(() => {
+    void nodeA.mesh.publish('m', Buffer.from(`from a ${sent++}`)).catch(() => undefined);
+    return nodeC.received.length > 0;
+  }, 'a is heard at c through b', 20_000);
+  assert.equal(nodeC.received[0]!.from, b);
+  assert.ok(!nodeA.peers().includes(c));
+});
+
+test('stopping while busy leaves nothing behind: the process ends by itself', async () => {
+  const script = fileURLToPath(new URL('./stop-child.js', import.meta.url));
+  const child = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  let output = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    output += chunk.toString();
+  });
+  const code = await new Promise<number | null>((resolve) => child.on('exit', resolve));
+  assert.equal(code, 0);
+  const idleMs = Number(/exit after (\d+) ms/.exec(output)?.[1]);
+  assert.ok(idleMs < 300, `the process lived on for ${idleMs} ms after stop()`);
+});
+
+test('publishing a little and stopping at once still delivers', async () => {
+  const a = await fleet.start();
+  a.listen('m');
+  const b = await fleet.start({ bootstrap: [a.address()] });
+  b.listen('m');
+  await until(() => b.subscribed.length === 1, 'subscribed');
+  for (let index = 0; index < 50; index++) await b.mesh.publish('m', Buffer.alloc(20_000, index));
+  await b.mesh.stop();
+  await until(() => a.received.length === 50, () => `50 messages, has ${a.received.length}`);
+  await b.mesh.stop();
+  assert.deepEqual(await b.mesh.publish('m', Buffer.from('after')), { recipients: 0, missed: [] });
+});
+
+test('twenty nodes form one mesh, and a message reaches all', { timeout: 60_000 }, async () => {
+  const first = await fleet.start();
+  const nodes: TestNode[] = [first];
+  for (let index = 1; index < 20; index++) nodes.push(await fleet.start({ bootstrap: [first.address()] }));
+  for (const node of nodes) node.listen('m');
+  await until(() => nodes.every((node) => node.peers().length >= 8), () => describeLinks(nodes), 30_000);
+  await until(
+    () => nodes.every((node) => node.mesh.peers().filter(({ topics }) => topics.includes('m')).length >= 8),
+    'subscribed',
+  );
+  const publisher = nodes[7]!;
+  let sent = 0;
+  await until(
+    () => {
+      if (sent++ % 100 === 0) void publisher.mesh.publish('m', Buffer.from(`to all ${sent}`));
+      return nodes.every((node) => node === publisher || node.received.length > 0);
+    },
+    () => `received: ${nodes.map((node) => node.received.length)}`,
+    20_000,
+  );
+  assert.ok(nodes.every((node) => node.mesh.peers().every(({ rejected }) => rejected === 0)));
+  assert.ok(wireTopic('m').length > 0);
+});
