@@ -259,8 +259,10 @@ static int write_one(struct write *write, uint32_t index)
 		if (result == 0 || (write->is_delete && errno == ENOENT))
 			return 0;
 		error = errno;
-		if (!worth_retrying(write, error, attempt))
-			return error;
+		if (worth_retrying(write, error, attempt))
+			continue;
+		/* A full LPM trie says ENOSPC where other kinds say E2BIG. */
+		return error == ENOSPC ? E2BIG : error;
 	}
 }
 

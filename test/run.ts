@@ -4,7 +4,8 @@
  * A file belongs to the group of its folder under test/. Unit tests run two at a time; what touches the kernel,
  * the network or real processes runs alone, so that one test's load is not another one's time-out.
  * The last line reads `N passed, N failed, N skipped`; the exit code is 1 when something failed. With CI set, a skip
- * is a failure too, unless its reason starts with {@link CANNOT_RUN_HERE}.
+ * is a failure too, unless its reason starts with {@link CANNOT_RUN_HERE}. Lines that a test prints and that start with
+ * `figure: ` are shown also when it passes.
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { join, relative, resolve, sep } from 'node:path';
@@ -132,6 +133,7 @@ function reportFile(file: string, { results, output, durationMs }: FileResult, t
   if (failed.length > 0) counts.push(`${failed.length} failed`);
   if (skipped.length > 0) counts.push(`${skipped.length} skipped`);
   say(`${failed.length > 0 ? 'FAIL' : 'ok  '}  ${name}  ${counts.join(', ')}  ${seconds({ durationMs })}`);
+  for (const line of output.matchAll(/^figure: .*$/gm)) say(`      ${line[0]}`);
   if (failed.length === 0) return;
   for (const test of failed) {
     say(`\n  not ok: ${test.path.join(' > ')}  ${seconds(test)}\n${indent(test.detail)}`);
@@ -198,4 +200,9 @@ function say(line: string): void {
   process.stdout.write(`${line}\n`);
 }
 
+// `... | head` closes our output: the rest has no reader, and the tests no purpose.
+process.stdout.on('error', () => {
+  killRunningFiles();
+  process.exit(1);
+});
 process.exitCode = await main(process.argv.slice(2));

@@ -14,9 +14,6 @@ import { DUMP_STATE_BYTES, loadNative, MAP_INFO_BYTES, type Native } from './nat
 /** Hash buckets with more entries than this do not happen by chance: 65,536 x (key + value) is what we would buffer. */
 const DUMP_BATCH_MAX = 65_536;
 
-const BPF_F_RDONLY = 1 << 3;
-const BPF_F_WRONLY = 1 << 4;
-
 /** What the kernel says of a map, before anyone decides whether it can be replicated. */
 export interface RawMapInfo {
   readonly type: number;
@@ -49,7 +46,12 @@ export function readMapInfo(native: Native, fd: number): RawMapInfo {
   };
 }
 
-/** Why a map cannot be replicated, each reason with its code; empty if it can. */
+/**
+ * BPF_F_RDONLY and BPF_F_WRONLY belong to the fd that created the map, and BPF_F_RDONLY_PROG binds programs only:
+ * neither keeps the agent from writing. A frozen map does.
+ *
+ * Why a map cannot be replicated, each reason with its code; empty if it can.
+ */
 export function mapRefusals(raw: RawMapInfo): { code: 'ERR_MAP_KIND' | 'ERR_LIMIT'; reason: string }[] {
   const type = kernelMapType(raw.type);
   if (type.kind === null)
@@ -58,8 +60,6 @@ export function mapRefusals(raw: RawMapInfo): { code: 'ERR_MAP_KIND' | 'ERR_LIMI
   const kind = (reason: string) => out.push({ code: 'ERR_MAP_KIND', reason });
   const limit = (reason: string) => out.push({ code: 'ERR_LIMIT', reason });
   if (raw.frozen) kind('it is frozen: user space may not write it any more');
-  if (raw.flags & BPF_F_RDONLY) kind('it was created with BPF_F_RDONLY: user space may not write it');
-  if (raw.flags & BPF_F_WRONLY) kind('it was created with BPF_F_WRONLY: user space may not read it');
   if (raw.keyBytes > KEY_BYTES_MAX)
     limit(`its keys have ${raw.keyBytes} bytes, at most ${KEY_BYTES_MAX} can be`);
   if (raw.valueBytes > VALUE_BYTES_MAX)

@@ -17,6 +17,7 @@ export const DEADLINE_MS = 20_000;
 export const BPF_F_NO_PREALLOC = 1;
 export const BPF_F_RDONLY = 1 << 3;
 export const BPF_F_WRONLY = 1 << 4;
+export const BPF_F_RDONLY_PROG = 1 << 7;
 
 const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 const BPFFS = '/sys/fs/bpf';

@@ -37,7 +37,12 @@ export interface TestNode {
   readonly map: ReplicatedMap;
 }
 
-export function testNode(port: MapPort, clock = new TestClock(), hlc = new HybridClock()): TestNode {
+export function testNode(
+  port: MapPort,
+  clock = new TestClock(),
+  hlc = new HybridClock(),
+  mapId?: Uint8Array,
+): TestNode {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
   const raw = new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(SPKI_PREFIX.length));
   const origins = new Origins(raw);
@@ -61,7 +66,7 @@ export function testNode(port: MapPort, clock = new TestClock(), hlc = new Hybri
     },
     {
       name: 'test',
-      mapId: mapIdOf('default', 'test', shape, sha256),
+      mapId: mapId ?? mapIdOf('default', 'test', shape, sha256),
       digestKey: new Uint8Array(16).fill(7),
       indexKey: randomBytes(16),
       firstSeq: 1,

@@ -21,7 +21,10 @@ before(() => {
   capture = openCapture('fentry');
   recorder = new Recorder(capture);
 });
-after(() => capture.close());
+after(() => {
+  capture.close();
+  packets.close();
+});
 
 describe('an XDP program writes', () => {
   for (const name of ['hash', 'lru_hash', 'percpu_hash', 'lru_percpu', 'array', 'percpu_array']) {

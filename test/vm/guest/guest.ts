@@ -221,6 +221,8 @@ export class PacketSource {
       `bpftool prog loadall dist/vm/xdp-writer.bpf.o ${PacketSource.#folder} pinmaps ${PacketSource.#folder}_maps`,
     );
     run('ip link add va type veth peer name vb');
+    // Nobody else's packets: IPv6 would solicit its neighbours.
+    for (const device of ['va', 'vb']) writeFileSync(`/proc/sys/net/ipv6/conf/${device}/disable_ipv6`, '1');
     run('ip addr add 10.9.0.1/24 dev va');
     run('ip link set va up');
     run('ip link set vb up');
@@ -259,6 +261,10 @@ export class PacketSource {
     const stats = this.map('xdp_stats');
     stats.apply(0, 1, 0);
     stats.port.close();
+  }
+
+  close(): void {
+    run('ip link del va');
   }
 
   #counters(): number[] {

@@ -19,8 +19,8 @@ test('a fexit program loads', () => {
 });
 
 test('a veth pair can be made', () => {
-  run('ip link add va type veth peer name vb');
-  run('ip link del va');
+  run('ip link add probe0 type veth peer name probe1');
+  run('ip link del probe0');
 });
 
 function run(command: string): string {

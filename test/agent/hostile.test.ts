@@ -1,0 +1,107 @@
+/** A member of the mesh that lies: whatever it sends, the agent goes on, merges nothing of it, and counts it (I13). */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import { mapIdOf } from '../../src/core/batch.js';
+import { toHex } from '../../src/core/bytes.js';
+import { PULL_PROTOCOL } from '../../src/agent/puller.js';
+import { createSigner, generateIdentity } from '../../src/mesh/identity.js';
+import { createMesh } from '../../src/mesh/libp2p-mesh.js';
+import type { Mesh } from '../../src/mesh/mesh.js';
+import { TestAgent, mapmesh } from '../support/agents.js';
+import { ModelPort } from '../support/model-port.js';
+import { TestClock, sha256, testNode } from '../support/node.js';
+import { until } from '../support/until.js';
+
+const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 8 } as const;
+const MAP_ID = mapIdOf('default', 'm', SHAPE, sha256);
+const TOPIC = `/mapmesh/1/default/map/m/${toHex(MAP_ID.subarray(0, 8))}`;
+
+describe('an agent with a hostile peer', { concurrency: false }, () => {
+  let agent: TestAgent;
+  let hostile: Mesh;
+  let isUp = false;
+  before(async () => {
+    agent = await TestAgent.start({ maps: { m: 'memory:4:8:1000' } });
+    await agent.ready();
+    hostile = createMesh(
+      {
+        describe: () => ({ ready: false, maps: [{ name: 'm', ...SHAPE, seq: 1, digest: '0'.repeat(16) }] }),
+        onHello: () => undefined,
+        onPeerUp: () => {
+          isUp = true;
+        },
+        onPeerDown: () => {
+          isUp = false;
+        },
+        onPeerSubscribed: () => undefined,
+      },
+      {
+        cluster: 'default',
+        listen: ['/ip4/127.0.0.1/tcp/0'],
+        bootstrap: [agent.multiaddr],
+        allow: [],
+        secret: null,
+        identity: generateIdentity(),
+      },
+    );
+    hostile.subscribe(TOPIC, () => 'accept');
+    await hostile.start();
+    await until('the hostile peer to be up', () => isUp);
+  });
+  after(async () => {
+    await hostile.stop();
+    await agent.end();
+  });
+
+  /** A frame that is valid but for what `edit` does to it. */
+  function frame(edit: (bytes: Uint8Array) => void): Uint8Array {
+    const clock = new TestClock();
+    clock.wallOffsetUs = Date.now() * 1000 - clock.nowUs;
+    const node = testNode(new ModelPort(clock, { ...SHAPE }), clock, undefined, MAP_ID);
+    node.map.put(randomBytes(4), randomBytes(8));
+    const bytes = node.map.nextBatch()!;
+    edit(bytes);
+    return bytes;
+  }
+
+  const cases: Record<string, () => Uint8Array> = {
+    'random bytes': () => randomBytes(300),
+    'an empty message': () => new Uint8Array(0),
+    'a truncated batch': () => frame(() => undefined).subarray(0, 140),
+    'a changed value': () => frame((bytes) => bytes.set([1], bytes.length - 1)),
+    'a forged origin': () => frame((bytes) => bytes.set(createSigner(generateIdentity()).publicKey, 32)),
+    'a batch of another version': () => frame((bytes) => bytes.set([9], 0)),
+  };
+  for (const [what, make] of Object.entries(cases)) {
+    it(`rejects ${what} on the topic, counts it against the sender, and merges nothing`, async () => {
+      const rejectedNow = async () => (await agent.status()).peers.find((p) => p.peerId === hostile.peerId)?.rejected ?? 0;
+      const before = await rejectedNow();
+      await until('a rejection to be counted', async () => {
+        await hostile.publish(TOPIC, make());
+        return (await rejectedNow()) > before;
+      });
+      assert.equal((await agent.map('m')).entries, 0);
+    });
+  }
+
+  it('survives garbage on a pull stream', async () => {
+    for (const bytes of [randomBytes(64), new Uint8Array([1, 2]), new Uint8Array([1, 1, 0, 0])]) {
+      const stream = await hostile.open((await agent.status()).peerId, PULL_PROTOCOL);
+      await stream.send(bytes);
+      await assert.rejects(async () => {
+        for await (const _ of stream.frames);
+        throw new Error('the stream ended in peace');
+      });
+    }
+    assert.equal((await agent.status()).ready, true);
+  });
+
+  it('still takes an honest batch from the same peer, and works', async () => {
+    await until('the entry', async () => {
+      await hostile.publish(TOPIC, frame(() => undefined));
+      return (await agent.map('m')).entries > 0;
+    });
+    assert.equal(mapmesh('put', '--api', agent.api, 'm', '01020304', '0102030405060708').code, 0);
+  });
+});
