@@ -695,7 +695,9 @@ static bool sleep_us(struct capture *capture, int64_t us, bool or_ring)
 
 	if (us <= 0 || ppoll(fds, or_ring ? 2 : 1, &timeout, NULL) <= 0)
 		return false;
-	return read(capture->wake_fd, &count, sizeof(count)) > 0;
+	/* When it closes, every wait is to see that: the event stays. */
+	return __atomic_load_n(&capture->closing, __ATOMIC_SEQ_CST) ||
+	       read(capture->wake_fd, &count, sizeof(count)) > 0;
 }
 
 /* See capture-common.h for the other half of this protocol. */

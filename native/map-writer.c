@@ -184,7 +184,8 @@ static int call_compat(const struct map *map, enum op op, const uint8_t *key, co
 	memset(attr, 0, sizeof(*attr));
 	attr->map_fd = map->fd;
 	attr->key = (uintptr_t)memcpy(low + 4096, key, map->info.key_size);
-	attr->value = (uintptr_t)memcpy(low + 8192, value, map->value_bytes);
+	if (op != OP_DELETE)
+		attr->value = (uintptr_t)memcpy(low + 8192, value, map->value_bytes);
 	attr->flags = op == OP_INSERT ? BPF_NOEXIST : BPF_ANY;
 	asm volatile("int $0x80"
 		     : "=a"(result)

@@ -104,6 +104,7 @@ int mm_capture_drain(int handle, void *out, uint32_t out_bytes);
 /*
  * Blocks until the ring holds something (returns 1), the time is over (0), or mm_capture_wake / mm_capture_close was
  * called (0 / -EBADF). If records were drained since the last wait it first lets more gather for quiet_us.
+ * One wait at a time: consumer_waiting has room for one consumer.
  */
 int mm_capture_wait(int handle, int timeout_ms, uint32_t quiet_us);
 int mm_capture_wake(int handle);

@@ -142,11 +142,21 @@ async function start(
     onMerged: () => pump.scheduleApply(),
     onPulled: (map, peerId) => membership.pulled(map, peerId),
   });
-  const membership = new Membership(maps, puller, mesh.peerId, settings.bootstrap.length === 0, log, {
-    onCaughtUp: (map) => goLive(map).catch(fail),
-    onAllRefused: fail,
-    headOf: (map, peerId) => map.core.replica.heads.get(origins.intern(publicKeyOfPeerId(peerId))),
-  });
+  const membership = new Membership(
+    maps,
+    puller,
+    log,
+    {
+      onCaughtUp: (map) => goLive(map).catch(fail),
+      onAllRefused: fail,
+      headOf: (map, peerId) => map.core.replica.heads.get(origins.intern(publicKeyOfPeerId(peerId))),
+    },
+    {
+      peerId: mesh.peerId,
+      isFirst: settings.bootstrap.length === 0,
+      reconcileIntervalMs: settings.reconcileIntervalMs,
+    },
+  );
   const readiness = new Readiness(() => membership.ready);
   pump.onSweepWanted = (map) => sweeps.want(map);
 

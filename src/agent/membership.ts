@@ -20,11 +20,12 @@ import type { Puller } from './puller.js';
 const FOUNDER_DELAY_MS = 3000;
 
 interface MapSeen {
-  /** As of the last hello. */
-  readonly seq: number;
-  readonly digest: string;
-  /** Our digest when that hello came. */
-  readonly ownDigest: string;
+  /** The peer's newest batch number as of its last hello. */
+  seq: number;
+  /** Its digest and ours when they were last compared, and when that was. */
+  digest: string;
+  ownDigest: string;
+  comparedMs: number;
 }
 
 interface Peer {
@@ -43,10 +44,20 @@ export interface MembershipHooks {
   headOf(map: AgentMap, peerId: string): number | undefined;
 }
 
+export interface MembershipOptions {
+  /** This node's. */
+  readonly peerId: string;
+  /** Started without --bootstrap: there is nobody to catch up with. */
+  readonly isFirst: boolean;
+  /** Time between two comparisons of digests with a peer. */
+  readonly reconcileIntervalMs: number;
+}
+
 export class Membership {
   readonly #maps: readonly AgentMap[];
   readonly #puller: Puller;
   readonly #self: string;
+  readonly #reconcileIntervalMs: number;
   readonly #log: Log;
   readonly #hooks: MembershipHooks;
   readonly #peers = new Map<string, Peer>();
@@ -54,21 +65,20 @@ export class Membership {
   readonly #caughtUp = new Set<AgentMap>();
   #firstPeerMs: number | null = null;
 
-  /** @param isFirst started without --bootstrap: there is nobody to catch up with. */
   constructor(
     maps: readonly AgentMap[],
     puller: Puller,
-    self: string,
-    isFirst: boolean,
     log: Log,
     hooks: MembershipHooks,
+    options: MembershipOptions,
   ) {
     this.#maps = maps;
     this.#puller = puller;
-    this.#self = self;
+    this.#self = options.peerId;
+    this.#reconcileIntervalMs = options.reconcileIntervalMs;
     this.#log = log;
     this.#hooks = hooks;
-    if (isFirst) for (const map of maps) this.#caughtUp.add(map);
+    if (options.isFirst) for (const map of maps) this.#caughtUp.add(map);
   }
 
   /** Starts what can start without peers. */
@@ -163,15 +173,25 @@ export class Membership {
    * something that gossip did not bring.
    */
   #checkProgress(map: AgentMap, peerId: string, peer: Peer, theirs: MapHello): void {
-    const before = peer.seen.get(theirs.name);
     const ownDigest = map.core.replica.digest.hex();
-    peer.seen.set(theirs.name, { seq: theirs.seq, digest: theirs.digest, ownDigest });
-    if (before === undefined || map.state === 'refused' || this.#puller.isBusy(map)) return;
+    const nowMs = performance.now();
+    const seen = peer.seen.get(theirs.name);
+    if (seen === undefined) {
+      peer.seen.set(theirs.name, { seq: theirs.seq, digest: theirs.digest, ownDigest, comparedMs: nowMs });
+      return;
+    }
     const head = this.#hooks.headOf(map, peerId);
-    const missedTail = head !== undefined && head < before.seq;
-    const stuckApart =
-      theirs.digest !== ownDigest && theirs.digest === before.digest && ownDigest === before.ownDigest;
-    if (missedTail || stuckApart) this.#puller.request(map, peerId);
+    const missedTail = head !== undefined && head < seen.seq;
+    seen.seq = theirs.seq;
+    let stuckApart = false;
+    if (nowMs - seen.comparedMs >= this.#reconcileIntervalMs) {
+      const stoodStill = theirs.digest === seen.digest && ownDigest === seen.ownDigest;
+      stuckApart = stoodStill && theirs.digest !== ownDigest;
+      seen.digest = theirs.digest;
+      seen.ownDigest = ownDigest;
+      seen.comparedMs = nowMs;
+    }
+    if ((missedTail || stuckApart) && map.state !== 'refused') this.#puller.request(map, peerId);
   }
 
   #checkJoined(): void {

@@ -161,6 +161,7 @@ class KernelCapture implements KernelCapturePort {
     return result;
   }
 
+  /** One at a time: the producer wakes one consumer. */
   async wait(timeoutMs: number, quietUs: number): Promise<void> {
     if (this.#handle < 0) return;
     const result = await this.#native.captureWait(this.#handle, timeoutMs, quietUs);

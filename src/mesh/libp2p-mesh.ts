@@ -227,6 +227,7 @@ class Libp2pMesh implements Mesh {
     for (const [topic, onMessage] of this.#subscriptions)
       this.#gossip.subscribe(this.#wire(topic), onMessage);
     this.#completeSinceMs = this.#deps.nowMs();
+    this.#watchdog.arm(this.#completeSinceMs, limits.WATCHDOG_TICK_MS);
     this.#timers = [
       setInterval(() => this.#dialDue(), limits.DIAL_TICK_MS),
       setInterval(() => this.#examineLinks(), limits.WATCHDOG_TICK_MS),

@@ -28,6 +28,11 @@ export class Watchdog {
   /** How often the watchdog saw its own tick come late. */
   stalls = 0;
 
+  /** Ticking begins: the first tick is expected `tickMs` from now. */
+  arm(nowMs: number, tickMs: number): void {
+    this.#expectedTickMs = nowMs + tickMs;
+  }
+
   /** Watches a link that was just greeted. */
   add(key: string, nowMs: number): void {
     this.#links.set(key, { heardMs: nowMs, joined: false, intervalMs: 0 });

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { MapKind } from '../../src/core/map-port.js';
 import { TestAgent } from '../support/agents.js';
-import { TestMaps, type TestMapSpec, dumpPin, kernelMapsImpossible } from '../support/kernel-maps.js';
+import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
 
 const run = promisify(execFile);
@@ -37,7 +37,8 @@ async function untilEqual(pins: readonly string[], timeoutMs = 20_000): Promise<
     () => {
       const [first, ...others] = pins.map(dumpPin);
       return others.every(
-        (other) => other.size === first!.size && [...first!].every(([key, value]) => other.get(key) === value),
+        (other) =>
+          other.size === first!.size && [...first!].every(([key, value]) => other.get(key) === value),
       );
     },
     timeoutMs,
@@ -61,7 +62,15 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
     [64, 256],
     [512, 4096],
   ];
-  const kinds: MapKind[] = ['hash', 'lru_hash', 'percpu_hash', 'lru_percpu_hash', 'array', 'percpu_array', 'lpm_trie'];
+  const kinds: MapKind[] = [
+    'hash',
+    'lru_hash',
+    'percpu_hash',
+    'lru_percpu_hash',
+    'array',
+    'percpu_array',
+    'lpm_trie',
+  ];
   const cases: { name: string; spec: TestMapSpec }[] = [
     ...sizes.map(([keyBytes, valueBytes]) => ({
       name: `hash-${keyBytes}-${valueBytes}`,
@@ -102,7 +111,10 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
       if (!hasDeletes) return;
       await writer('--pin', b, '--op', 'delete', '--count', 10);
       await writer('--pin', a, '--op', 'delete', '--count', 10, '--first', count - 10);
-      await until('deletes to arrive', () => dumpPin(a).size === count - 20 && dumpPin(b).size === count - 20);
+      await until(
+        'deletes to arrive',
+        () => dumpPin(a).size === count - 20 && dumpPin(b).size === count - 20,
+      );
       await untilEqual([a, b]);
     });
   }
@@ -124,7 +136,9 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
       for (const map of status.maps) {
         const node = agent === agents[0] ? 'a' : 'b';
         const shown = JSON.parse(
-          execFileSync('bpftool', ['-j', 'map', 'show', 'pinned', pinOf(node, map.name)], { encoding: 'utf8' }),
+          execFileSync('bpftool', ['-j', 'map', 'show', 'pinned', pinOf(node, map.name)], {
+            encoding: 'utf8',
+          }),
         );
         assert.equal(map.kernelId, shown.id);
         assert.equal(map.keyBytes, shown.bytes_key);
@@ -132,7 +146,8 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
         assert.equal(map.type, shown.type);
         assert.equal(map.pending, 0, map.name);
         assert.equal(map.lost, 0, map.name);
-        if (!map.type.includes('array')) assert.equal(map.entries, dumpPin(pinOf(node, map.name)).size, map.name);
+        if (!map.type.includes('array'))
+          assert.equal(map.entries, dumpPin(pinOf(node, map.name)).size, map.name);
       }
     }
     const [a, b] = await Promise.all(agents.map((agent) => agent.status()));
@@ -161,7 +176,8 @@ describe('five agents that each know only the first', { skip, concurrency: false
     agents.push(agent);
     return agent.ready();
   };
-  const peersOf = async (agent: TestAgent) => (await agent.status()).peers.filter(({ greeted }) => greeted).length;
+  const peersOf = async (agent: TestAgent) =>
+    (await agent.status()).peers.filter(({ greeted }) => greeted).length;
 
   it('converge, and are connected to each other', async () => {
     const first = await join();

@@ -5,8 +5,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { TestAgent, mapmesh, runAgentToEnd } from '../support/agents.js';
-import { TestMaps, dumpPin, kernelMapsImpossible } from '../support/kernel-maps.js';
+import { mapmesh, runAgentToEnd, TestAgent } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
 
 const skip = kernelMapsImpossible() ?? false;
@@ -37,7 +37,11 @@ describe('a wrong start', () => {
   });
 
   it('with a multiaddr that is none', async () => {
-    assertFailure(await runAgentToEnd({ maps: MEMORY, bootstrap: ['10.0.0.1:7600'] }), 2, /Cannot use these settings/);
+    assertFailure(
+      await runAgentToEnd({ maps: MEMORY, bootstrap: ['10.0.0.1:7600'] }),
+      2,
+      /Cannot use these settings/,
+    );
   });
 
   it('with an unknown flag', async () => {
@@ -77,7 +81,11 @@ describe('a wrong start', () => {
     const done = await runAgentToEnd({ maps: MEMORY, extra: ['--data-dir', data, '--cluster', 'other'] });
     assertFailure(done, 1, /cluster "default".*"other"/);
     const again = await TestAgent.start({ maps: MEMORY, extra: ['--data-dir', data] });
-    assert.equal(again.multiaddr.split('/p2p/')[1], first.multiaddr.split('/p2p/')[1], 'the identity is kept');
+    assert.equal(
+      again.multiaddr.split('/p2p/')[1],
+      first.multiaddr.split('/p2p/')[1],
+      'the identity is kept',
+    );
     await again.end();
   });
 });
@@ -133,7 +141,11 @@ describe('a node that does not fit the mesh', { concurrency: false }, () => {
   });
 
   it('of another cluster is turned away', async () => {
-    const done = await runAgentToEnd({ maps: MEMORY, bootstrap: [open.multiaddr], extra: ['--cluster', 'other'] });
+    const done = await runAgentToEnd({
+      maps: MEMORY,
+      bootstrap: [open.multiaddr],
+      extra: ['--cluster', 'other'],
+    });
     assert.equal(done.code, 1, done.output);
     assert.match(done.output, /cluster/);
   });

@@ -2,15 +2,15 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { PULL_PROTOCOL } from '../../src/agent/puller.js';
 import { mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
-import { PULL_PROTOCOL } from '../../src/agent/puller.js';
 import { createSigner, generateIdentity } from '../../src/mesh/identity.js';
 import { createMesh } from '../../src/mesh/libp2p-mesh.js';
 import type { Mesh } from '../../src/mesh/mesh.js';
-import { TestAgent, mapmesh } from '../support/agents.js';
+import { mapmesh, TestAgent } from '../support/agents.js';
 import { ModelPort } from '../support/model-port.js';
-import { TestClock, sha256, testNode } from '../support/node.js';
+import { sha256, TestClock, testNode } from '../support/node.js';
 import { until } from '../support/until.js';
 
 const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 8 } as const;
@@ -75,7 +75,8 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
   };
   for (const [what, make] of Object.entries(cases)) {
     it(`rejects ${what} on the topic, counts it against the sender, and merges nothing`, async () => {
-      const rejectedNow = async () => (await agent.status()).peers.find((p) => p.peerId === hostile.peerId)?.rejected ?? 0;
+      const rejectedNow = async () =>
+        (await agent.status()).peers.find((p) => p.peerId === hostile.peerId)?.rejected ?? 0;
       const before = await rejectedNow();
       await until('a rejection to be counted', async () => {
         await hostile.publish(TOPIC, make());
@@ -99,7 +100,10 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
 
   it('still takes an honest batch from the same peer, and works', async () => {
     await until('the entry', async () => {
-      await hostile.publish(TOPIC, frame(() => undefined));
+      await hostile.publish(
+        TOPIC,
+        frame(() => undefined),
+      );
       return (await agent.map('m')).entries > 0;
     });
     assert.equal(mapmesh('put', '--api', agent.api, 'm', '01020304', '0102030405060708').code, 0);

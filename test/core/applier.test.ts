@@ -14,7 +14,8 @@ function setUp(maxEntries = 1000) {
   const there = testNode(new ModelPort(clock), clock);
   const here = testNode(port, clock);
   const deliver = () => {
-    for (let frame = there.map.nextBatch(); frame !== null; frame = there.map.nextBatch()) here.map.receive(frame);
+    for (let frame = there.map.nextBatch(); frame !== null; frame = there.map.nextBatch())
+      here.map.receive(frame);
     while (here.map.applyStep());
   };
   return { clock, port, there, here, deliver };

@@ -3,9 +3,9 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import {
-  type Stamp,
   compareStamps,
   formatStamp,
+  type Stamp,
   stampAfter,
   stampAt,
   stampLogical,
@@ -18,11 +18,15 @@ const less = (a: Stamp, b: Stamp) => compareStamps(a.hi, a.lo, b.hi, b.lo) < 0;
 describe('stamp', () => {
   it('keeps microseconds exactly and orders as the 64-bit value does', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 0, max: 2 ** 52 - 1 }), fc.integer({ min: 0, max: 2 ** 52 - 1 }), (a, b) => {
-        const [x, y] = [stampAt(a), stampAt(b)];
-        assert.equal(stampTimeUs(x.hi, x.lo), a);
-        assert.equal(Math.sign(compareStamps(x.hi, x.lo, y.hi, y.lo)), Math.sign(a - b));
-      }),
+      fc.property(
+        fc.integer({ min: 0, max: 2 ** 52 - 1 }),
+        fc.integer({ min: 0, max: 2 ** 52 - 1 }),
+        (a, b) => {
+          const [x, y] = [stampAt(a), stampAt(b)];
+          assert.equal(stampTimeUs(x.hi, x.lo), a);
+          assert.equal(Math.sign(compareStamps(x.hi, x.lo, y.hi, y.lo)), Math.sign(a - b));
+        },
+      ),
     );
   });
 

@@ -38,7 +38,12 @@ function pull(from: TestNode, to: TestNode): number {
 
 describe('pull', () => {
   it('brings two replicas together whatever each has missed, with proof of every origin', () => {
-    const write = fc.record({ writer: fc.nat({ max: 2 }), key: fc.nat({ max: 40 }), remove: fc.boolean(), reach: fc.nat({ max: 7 }) });
+    const write = fc.record({
+      writer: fc.nat({ max: 2 }),
+      key: fc.nat({ max: 40 }),
+      remove: fc.boolean(),
+      reach: fc.nat({ max: 7 }),
+    });
     fc.assert(
       fc.property(fc.array(write, { maxLength: 120 }), (writes) => {
         const nodes = [node(), node(), node()];
@@ -55,7 +60,13 @@ describe('pull', () => {
           }
         });
         const [a, b, c] = nodes as [TestNode, TestNode, TestNode];
-        for (const [x, y] of [[a, b], [b, c], [c, a], [a, b], [b, c]] as const) {
+        for (const [x, y] of [
+          [a, b],
+          [b, c],
+          [c, a],
+          [a, b],
+          [b, c],
+        ] as const) {
           pull(x, y);
           pull(y, x);
         }
@@ -107,9 +118,11 @@ describe('pull', () => {
     const a = node();
     for (let i = 0; i < 600; i++) a.map.put(key(i), value(1));
     const batches = flush(a);
-    const seeds = [encodePull(a.map.replica), ...batches, ...answerPull(a.map.replica, new Uint32Array(512))].filter(
-      (frame) => frame !== null,
-    );
+    const seeds = [
+      encodePull(a.map.replica),
+      ...batches,
+      ...answerPull(a.map.replica, new Uint32Array(512)),
+    ].filter((frame) => frame !== null);
     const mutation = fc.record({
       seed: fc.nat({ max: seeds.length - 1 }),
       cut: fc.option(fc.nat({ max: 4000 }), { nil: undefined }),

@@ -13,7 +13,9 @@ function table(): RegisterTable {
 }
 
 /** Few distinct keys, so that inserts, overwrites and removals meet. */
-const keyArbitrary = fc.uint8Array({ minLength: KEY_BYTES, maxLength: KEY_BYTES }).map((key) => key.map((b) => b & 7));
+const keyArbitrary = fc
+  .uint8Array({ minLength: KEY_BYTES, maxLength: KEY_BYTES })
+  .map((key) => key.map((b) => b & 7));
 const operation = fc.record({
   key: keyArbitrary,
   value: fc.uint8Array({ minLength: VALUE_BYTES, maxLength: VALUE_BYTES }),

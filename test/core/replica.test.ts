@@ -23,7 +23,9 @@ function registers(n: TestNode): string[] {
     if (!replica.table.has(entry, EntryFlag.USED)) continue;
     const { hi, lo } = replica.stamp(entry);
     const shown = replica.isTombstone(entry) ? '-' : toHex(replica.table.value(entry));
-    lines.push(`${toHex(replica.table.key(entry))} ${shown} ${hi}:${lo} ${toHex(n.origins.key(replica.table.origin(entry)))}`);
+    lines.push(
+      `${toHex(replica.table.key(entry))} ${shown} ${hi}:${lo} ${toHex(n.origins.key(replica.table.origin(entry)))}`,
+    );
   }
   return lines.sort();
 }

@@ -20,7 +20,11 @@ function setUp(kind: MapKind = 'hash') {
 
 type SetUp = ReturnType<typeof setUp>;
 
-function sweep({ map }: SetUp, mode: SweepMode = 'periodic', meanwhile: () => void = () => undefined): SweepResult {
+function sweep(
+  { map }: SetUp,
+  mode: SweepMode = 'periodic',
+  meanwhile: () => void = () => undefined,
+): SweepResult {
   map.sweeper.begin(mode);
   while (map.sweeper.step()) meanwhile();
   let result = map.sweeper.confirm();
@@ -46,7 +50,10 @@ const kernel = ({ port }: SetUp) => new Map([...port.entries].map(([k, entry]) =
 
 describe('sweep', () => {
   it('finds any set of unseen changes, and a second one finds nothing', () => {
-    const change = fc.record({ key: fc.nat({ max: 300 }), value: fc.option(fc.nat({ max: 255 }), { nil: null }) });
+    const change = fc.record({
+      key: fc.nat({ max: 300 }),
+      value: fc.option(fc.nat({ max: 255 }), { nil: null }),
+    });
     fc.assert(
       fc.property(fc.array(change, { maxLength: 200 }), (changes) => {
         const s = setUp();
@@ -60,7 +67,10 @@ describe('sweep', () => {
         applyAll(s);
         assert.deepEqual(live(s), kernel(s));
         const again = sweep(s);
-        assert.equal(again.capturedSets + again.capturedDeletes + again.appliedSets + again.appliedDeletes, 0);
+        assert.equal(
+          again.capturedSets + again.capturedDeletes + again.appliedSets + again.appliedDeletes,
+          0,
+        );
       }),
       { numRuns: 50 },
     );

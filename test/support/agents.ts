@@ -59,7 +59,12 @@ export class TestAgent {
   }
 
   async ready(): Promise<this> {
-    await until('the agent to be ready', async () => (await this.status()).ready, 20_000, () => this.output);
+    await until(
+      'the agent to be ready',
+      async () => (await this.status()).ready,
+      20_000,
+      () => this.output,
+    );
     return this;
   }
 
@@ -81,7 +86,12 @@ export async function runAgentToEnd(
 ): Promise<{ code: number | null; output: string }> {
   const { child, output } = spawnAgent(flags);
   try {
-    await until('the agent to end', () => child.exitCode !== null || child.signalCode !== null, timeoutMs, () => output.join(''));
+    await until(
+      'the agent to end',
+      () => child.exitCode !== null || child.signalCode !== null,
+      timeoutMs,
+      () => output.join(''),
+    );
   } finally {
     child.kill('SIGKILL');
   }

@@ -19,7 +19,10 @@ export class ModelPort implements MapPort {
   writes = 0;
   readonly #clock: TestClock;
 
-  constructor(clock: TestClock, options: { kind?: MapKind; keyBytes?: number; valueBytes?: number; maxEntries?: number } = {}) {
+  constructor(
+    clock: TestClock,
+    options: { kind?: MapKind; keyBytes?: number; valueBytes?: number; maxEntries?: number } = {},
+  ) {
     this.#clock = clock;
     this.info = {
       kind: options.kind ?? 'hash',

@@ -29,6 +29,11 @@ export class TestClock implements Clock {
 /** DER prefix of an Ed25519 public key (RFC 8410). */
 const SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
 
+export function verifySignature(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean {
+  const key = createPublicKey({ key: Buffer.concat([SPKI_PREFIX, publicKey]), format: 'der', type: 'spki' });
+  return verify(null, bytes, key, signature);
+}
+
 export interface TestNode {
   readonly clock: TestClock;
   readonly hlc: HybridClock;
@@ -56,13 +61,7 @@ export function testNode(
       windows: new WriteWindows(),
       hash: sha256,
       sign: (bytes) => sign(null, bytes, privateKey),
-      verify: (key, bytes, signature) =>
-        verify(
-          null,
-          bytes,
-          createPublicKey({ key: Buffer.concat([SPKI_PREFIX, key]), format: 'der', type: 'spki' }),
-          signature,
-        ),
+      verify: verifySignature,
     },
     {
       name: 'test',

@@ -26,7 +26,9 @@ export async function until<T>(
     }
     if (performance.now() > deadline) {
       const detail = String(await explain());
-      throw new Error(`waited ${timeoutMs} ms for ${what}${detail === '' ? '' : `\n${detail}`}`, { cause: last });
+      throw new Error(`waited ${timeoutMs} ms for ${what}${detail === '' ? '' : `\n${detail}`}`, {
+        cause: last,
+      });
     }
     await delay(POLL_MS);
   }
