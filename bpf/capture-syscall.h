@@ -54,7 +54,10 @@ struct mm_call {
 	const void *attr;
 };
 
-/* The arguments of the call that is returning. @returns false if it is not bpf(2): then nothing else is looked at. */
+/*
+ * The arguments of the call that is returning. @returns false if it is not bpf(2): that is all that other system calls
+ * cost.
+ */
 static __always_inline bool mm_bpf_call(struct pt_regs *regs, struct mm_call *call)
 {
 #if defined(__TARGET_ARCH_arm64)
@@ -68,8 +71,7 @@ static __always_inline bool mm_bpf_call(struct pt_regs *regs, struct mm_call *ca
 
 	if (number != MM_NR_BPF_X86_64 && number != MM_NR_BPF_X86_32)
 		return false;
-	struct task_struct *task = (void *)bpf_get_current_task();
-	bool compat = BPF_CORE_READ(task, thread_info.status) & MM_TS_COMPAT;
+	bool compat = bpf_get_current_task_btf()->thread_info.status & MM_TS_COMPAT;
 
 	if (compat != (number == MM_NR_BPF_X86_32))
 		return false;
@@ -85,15 +87,17 @@ static __always_inline bool mm_is_batch(__u32 cmd)
 	return cmd == BPF_MAP_UPDATE_BATCH || cmd == BPF_MAP_DELETE_BATCH || cmd == BPF_MAP_LOOKUP_AND_DELETE_BATCH;
 }
 
-/* The map behind an fd of the current task, or NULL if it is (now) something else. */
+/*
+ * The map behind an fd of the current task, or NULL if it is (now) something else. Loads through typed pointers cost
+ * far less than bpf_probe_read_kernel; from the array of files on, pointers have no type any more.
+ */
 static __always_inline struct bpf_map *mm_map_of_fd(__u32 fd)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd);
+	struct fdtable *table = bpf_get_current_task_btf()->files->fdt;
+	struct file **files = table->fd;
 	struct file *file = NULL;
 
-	if (fd >= BPF_CORE_READ(table, max_fds))
+	if (fd >= table->max_fds)
 		return NULL;
 	if (bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
 		return NULL;
@@ -157,22 +161,21 @@ static __always_inline void mm_on_batch(struct mm_batch *batch, __u32 cmd, __u32
 		bpf_loop(count, mm_batch_element, batch, 0);
 }
 
-static __always_inline int mm_on_sys_exit(struct pt_regs *regs, long ret, bool has_loop)
+static __always_inline bool mm_is_single(__u32 cmd)
+{
+	return cmd == BPF_MAP_UPDATE_ELEM || cmd == BPF_MAP_DELETE_ELEM || cmd == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+}
+
+/* A call that changes maps, and did so unless it is a batch, which may have failed half way. */
+static __always_inline int mm_on_write(struct mm_call call, long ret, bool has_loop)
 {
 	struct mm_batch batch = {};
 	struct mm_change *change = &batch.change;
 	struct mm_attr attr = {};
-	struct mm_call call;
+	bool is_batch = mm_is_batch(call.cmd);
 	struct bpf_map *map;
-	bool is_batch;
 	int slot;
 
-	if (!mm_bpf_call(regs, &call))
-		return 0;
-	is_batch = mm_is_batch(call.cmd);
-	if (!is_batch && (ret < 0 || (call.cmd != BPF_MAP_UPDATE_ELEM && call.cmd != BPF_MAP_DELETE_ELEM &&
-				      call.cmd != BPF_MAP_LOOKUP_AND_DELETE_ELEM)))
-		return 0;
 	if (mm_is_own_apply(MM_CONTEXT_TASK, &change->flags))
 		return 0;
 
@@ -215,17 +218,29 @@ static __always_inline int mm_on_sys_exit(struct pt_regs *regs, long ret, bool h
 	return 0;
 }
 
+static __always_inline int mm_on_sys_exit(__u64 *context, bool has_loop)
+{
+	struct mm_call call;
+	long ret = context[1];
+
+	if (!mm_bpf_call((struct pt_regs *)context[0], &call))
+		return 0;
+	if (!mm_is_batch(call.cmd) && (ret < 0 || !mm_is_single(call.cmd)))
+		return 0;
+	return mm_on_write(call, ret, has_loop);
+}
+
 /* Two programs, of which one is loaded: bpf_loop exists from 5.17 on. Without it a batch makes its map dirty. */
 SEC("tp_btf/sys_exit")
 int mm_sys_exit(__u64 *context)
 {
-	return mm_on_sys_exit((struct pt_regs *)context[0], context[1], true);
+	return mm_on_sys_exit(context, true);
 }
 
 SEC("tp_btf/sys_exit")
 int mm_sys_exit_without_loop(__u64 *context)
 {
-	return mm_on_sys_exit((struct pt_regs *)context[0], context[1], false);
+	return mm_on_sys_exit(context, false);
 }
 
 #endif

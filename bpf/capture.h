@@ -43,7 +43,7 @@ struct mm_record {
 	__u32 record_bytes; /* header + padded key + padded value */
 	__u32 map_id;
 	__u64 ktime_ns;     /* CLOCK_MONOTONIC, taken after the operation succeeded */
-	__u64 seq;          /* over all watched maps; a jump means records were lost */
+	__u64 seq;          /* over all watched maps; missing numbers are lost records, neighbours of two CPUs may swap */
 	__u16 op;
 	__u16 flags;
 	__u16 cpu;

@@ -341,25 +341,23 @@ static int configure(struct capture *capture, uint32_t ring_bytes)
 	return bpf_map__set_max_entries(ring, ring_bytes);
 }
 
-/* Loads only what this kernel has targets for. */
-static int select_programs(struct capture *capture, uint32_t tier)
+/* Loads the hooks asked for, and what goes with the tier. */
+static void select_programs(struct capture *capture, uint32_t tier, uint32_t wanted_hooks)
 {
-	uint32_t have = tier == MM_TIER_FENTRY ? find_hooks() : 0;
 	bool has_loop = libbpf_probe_bpf_helper(BPF_PROG_TYPE_XDP, BPF_FUNC_loop, NULL) == 1;
 	bool has_syscall = libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SYSCALL, NULL) == 1;
+	bool wants_sys_exit = tier == MM_TIER_SYSCALL || !all_kinds_have_hooks(wanted_hooks);
 	const char *sys_exit = has_loop ? "mm_sys_exit" : "mm_sys_exit_without_loop";
 	struct bpf_program *program;
 
-	if (tier == MM_TIER_FENTRY && !have)
-		return -ENOENT;
 	bpf_object__for_each_program(program, capture->object) {
 		const char *name = bpf_program__name(program);
 		bool load = false;
 
 		for (int hook = 0; hook < HOOKS; hook++)
 			if (strcmp(name, hooks[hook].program) == 0)
-				load = have & BIT(hook);
-		if (strcmp(name, sys_exit) == 0 && (tier == MM_TIER_SYSCALL || !all_kinds_have_hooks(have))) {
+				load = wanted_hooks & BIT(hook);
+		if (strcmp(name, sys_exit) == 0 && wants_sys_exit) {
 			capture->sys_exit = program;
 			load = true;
 		}
@@ -367,7 +365,6 @@ static int select_programs(struct capture *capture, uint32_t tier)
 			load = has_syscall;
 		bpf_program__set_autoload(program, load);
 	}
-	return 0;
 }
 
 static int attach_sys_exit(struct capture *capture)
@@ -402,19 +399,69 @@ static int attach(struct capture *capture, uint32_t tier)
 	return capture->hooks ? 0 : error;
 }
 
-static int open_capture(struct capture *capture, const char *object_path, uint32_t tier, uint32_t ring_bytes)
+static int load_object(struct capture *capture, const char *object_path, uint32_t tier, uint32_t ring_bytes,
+		       uint32_t wanted_hooks)
 {
-	struct bpf_program *identify;
 	int error;
 
 	capture->object = bpf_object__open_file(object_path, NULL);
 	if (!capture->object)
 		return -errno;
-	error = select_programs(capture, tier);
-	if (!error)
-		error = configure(capture, ring_bytes);
+	select_programs(capture, tier, wanted_hooks);
+	error = configure(capture, ring_bytes);
 	if (!error)
 		error = bpf_object__load(capture->object);
+	if (error) {
+		bpf_object__close(capture->object);
+		capture->object = NULL;
+		capture->sys_exit = NULL;
+	}
+	return error;
+}
+
+/*
+ * Which hooks load when tried one by one. A function in BTF can still have no address (inlined everywhere), and a
+ * verifier can dislike one program: that costs the kinds that need it their tier, not all kinds.
+ */
+static uint32_t loadable_hooks(const char *object_path, uint32_t wanted_hooks)
+{
+	uint32_t loadable = 0;
+
+	for (int hook = 0; hook < HOOKS; hook++) {
+		struct bpf_object *object = wanted_hooks & BIT(hook) ? bpf_object__open_file(object_path, NULL) : NULL;
+		struct bpf_program *program;
+
+		if (!object)
+			continue;
+		bpf_object__for_each_program(program, object)
+			bpf_program__set_autoload(program, strcmp(bpf_program__name(program), hooks[hook].program) == 0);
+		if (bpf_object__load(object) == 0)
+			loadable |= BIT(hook);
+		bpf_object__close(object);
+	}
+	return loadable;
+}
+
+static int load_tier(struct capture *capture, const char *object_path, uint32_t tier, uint32_t ring_bytes)
+{
+	uint32_t wanted = tier == MM_TIER_FENTRY ? find_hooks() : 0;
+	int error;
+
+	if (tier == MM_TIER_FENTRY && !wanted)
+		return -ENOENT;
+	error = load_object(capture, object_path, tier, ring_bytes, wanted);
+	/* Refused by policy: no need to try them all. */
+	if (!error || error == -EPERM || tier != MM_TIER_FENTRY)
+		return error;
+	wanted = loadable_hooks(object_path, wanted);
+	return wanted ? load_object(capture, object_path, tier, ring_bytes, wanted) : error;
+}
+
+static int open_capture(struct capture *capture, const char *object_path, uint32_t tier, uint32_t ring_bytes)
+{
+	struct bpf_program *identify;
+	int error = load_tier(capture, object_path, tier, ring_bytes);
+
 	if (error)
 		return error;
 	identify = bpf_object__find_program_by_name(capture->object, "mm_identify");

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +34,8 @@ static const char USAGE[] =
 	"  --batch N     entries per system call; 1 uses the calls for single entries (default 1)\n"
 	"  --rate N      entries a second (default: as fast as possible)\n"
 	"  --stamp       the first 8 bytes of each value are CLOCK_MONOTONIC in ns\n"
+	"  --clobber W   with --op lookup-delete: have the kernel write the value over its own argument W (fd or key),\n"
+	"                so that a later look at the arguments finds something else\n"
 	"  --compat      make single updates and deletes by the 32-bit system call (x86)\n"
 	"\n"
 	"Prints one line of JSON. lookup-delete with --batch takes whatever entries the kernel finds first.\n"
@@ -46,6 +49,7 @@ struct options {
 	uint64_t id, count, first, rounds, value, batch, rate;
 	enum op op;
 	bool stamp, compat;
+	const char *clobber;
 };
 
 struct map {
@@ -92,6 +96,7 @@ static struct options parse_options(int argc, char **argv)
 		{ "pin", 1, 0, 'p' },	{ "id", 1, 0, 'i' },	{ "op", 1, 0, 'o' },	 { "count", 1, 0, 'n' },
 		{ "first", 1, 0, 'f' }, { "rounds", 1, 0, 'r' }, { "value", 1, 0, 'v' },	 { "batch", 1, 0, 'b' },
 		{ "rate", 1, 0, 'R' },	{ "stamp", 0, 0, 's' }, { "compat", 0, 0, 'c' }, { "help", 0, 0, 'h' },
+		{ "clobber", 1, 0, 'C' },
 		{ 0, 0, 0, 0 },
 	};
 	struct options options = { .count = 1, .rounds = 1, .batch = 1 };
@@ -110,12 +115,16 @@ static struct options parse_options(int argc, char **argv)
 		case 'R': options.rate = parse_number(optarg); break;
 		case 's': options.stamp = true; break;
 		case 'c': options.compat = true; break;
+		case 'C': options.clobber = optarg; break;
 		case 'h': fputs(USAGE, stdout); exit(0);
 		default: exit(2);
 		}
 	}
 	if (optind != argc || (options.pin != NULL) == (options.id != 0) || options.batch == 0)
 		die(2, "one of --pin and --id, and a --batch from 1, were expected (see --help)");
+	if (options.clobber && (options.op != OP_LOOKUP_DELETE || options.batch != 1 ||
+				(strcmp(options.clobber, "fd") && strcmp(options.clobber, "key"))))
+		die(2, "--clobber takes fd or key, and goes with --op lookup-delete (see --help)");
 	return options;
 }
 
@@ -205,8 +214,26 @@ static int call_compat(const struct map *map, enum op op, const uint8_t *key, co
 }
 #endif
 
+static int lookup_delete_clobbering(const struct map *map, const uint8_t *key, const char *what)
+{
+	uint8_t *page = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	union bpf_attr *attr = (union bpf_attr *)page;
+	long result;
+
+	if (page == MAP_FAILED)
+		return -1;
+	attr->map_fd = map->fd;
+	attr->key = (uintptr_t)key;
+	attr->value = (uintptr_t)(strcmp(what, "fd") == 0 ? (void *)&attr->map_fd : (void *)&attr->key);
+	result = syscall(SYS_bpf, BPF_MAP_LOOKUP_AND_DELETE_ELEM, attr, sizeof(*attr));
+	munmap(page, 1 << 20);
+	return result;
+}
+
 static int write_single(const struct options *options, const struct map *map, const uint8_t *key, uint8_t *value)
 {
+	if (options->clobber)
+		return lookup_delete_clobbering(map, key, options->clobber);
 	if (options->compat)
 		return call_compat(map, options->op, key, value);
 	switch (options->op) {

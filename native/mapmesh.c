@@ -90,6 +90,9 @@ __attribute__((constructor)) static void on_load(void)
 	libbpf_set_print(on_libbpf_print);
 }
 
+_Static_assert(sizeof(struct mm_record) == 40, "src/core/ring-record.ts decodes this layout");
+_Static_assert(sizeof(struct mm_map_info) == 48, "src/kernel/kernel-map.ts decodes this layout");
+
 int mm_abi(struct mm_abi *out, uint32_t out_bytes)
 {
 	if (out_bytes != sizeof(*out))

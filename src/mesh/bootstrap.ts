@@ -86,8 +86,10 @@ export class BootstrapList {
   }
 
   /** A peer refused us or we it, on whatever connection. */
-  refused(peerId: string, reason: string, nowMs: number): void {
-    for (const entry of this.entries) if (entry.peerId === peerId) this.failed(entry, reason, true, nowMs);
+  refused(peerId: string, reason: string, definitive: boolean, nowMs: number): void {
+    for (const entry of this.entries) {
+      if (entry.peerId === peerId) this.failed(entry, reason, definitive, nowMs);
+    }
   }
 
   /** The link to a peer is gone: its address is tried again, after the peer book had its turn. */

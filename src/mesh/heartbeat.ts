@@ -24,6 +24,7 @@ import {
   HEARTBEAT_MS_MIN,
   HEARTBEAT_ORIGINS_MAX,
   HEARTBEATS_PER_SECOND_MAX,
+  HINTED_PEERS_MAX,
 } from './limits.js';
 
 const VERSION = 1;
@@ -38,7 +39,9 @@ const bodySchema = z.object({
   partial: z.boolean(),
   listen: listenSchema,
   app: z.unknown(),
-  /** Whom the sender is connected to; named after a change and every tenth beat. */
+  /** PeerIds of those the sender is linked to: proof that they are alive. */
+  links: z.array(z.string().max(64)).max(HINTED_PEERS_MAX),
+  /** The same with addresses; after a change and every tenth beat. */
   peers: hintsSchema.optional(),
 });
 

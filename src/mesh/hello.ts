@@ -48,6 +48,16 @@ export interface Details {
   readonly peers: readonly PeerHint[];
 }
 
+/** True if waiting cannot cure the refusal: somebody has to change something. */
+export function isDefinitive({ code }: Refusal): boolean {
+  return code === 'cluster' || code === 'version' || code === 'app';
+}
+
+/** One line for bootstrapProblems and logs. */
+export function describeRefusal({ by, reason }: Refusal): string {
+  return `${by === 'us' ? 'this node refused the peer' : 'the peer refused this node'}: ${reason}`;
+}
+
 export type GreetingResult = { readonly details: Details } | { readonly refusal: Refusal };
 
 /** What the greeting needs of its node. */

@@ -22,8 +22,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Connection, Stream } from '@libp2p/interface';
 import { multiaddr } from '@multiformats/multiaddr';
 import { invariant, MapmeshError } from '../core/errors.js';
-import { type BootstrapEntry, BootstrapList } from './bootstrap.js';
-import { explainDialFailure } from './dial-failure.js';
+import { BootstrapList } from './bootstrap.js';
+import { Dialler } from './dialler.js';
 import { Gossip } from './gossip.js';
 import {
   decodeHeartbeat,
@@ -34,12 +34,14 @@ import {
 } from './heartbeat.js';
 import {
   type Details,
+  describeRefusal,
   encodeApp,
   type Greeter,
   type GreetingResult,
   greetAsDialler,
   greetAsListener,
   HELLO_PROTOCOL,
+  isDefinitive,
   oneLine,
   type Refusal,
   sendRefusal,
@@ -64,23 +66,16 @@ import {
   type PublishResult,
   type Verdict,
 } from './mesh.js';
-import {
-  checkMultiaddr,
-  formatAddress,
-  isLoopback,
-  type Lookup,
-  orderCandidates,
-  parsePeerAddress,
-  resolveAddress,
-  usableAddresses,
-} from './multiaddrs.js';
+import { checkMultiaddr, formatAddress, isLoopback, type Lookup, parsePeerAddress } from './multiaddrs.js';
 import { Pacer } from './pacer.js';
 import { PeerBook, type PeerHint } from './peer-book.js';
 import { deferred } from './promise-with-resolvers.js';
+import { RelayMode } from './relay-mode.js';
 import { parseSecret } from './secret.js';
 import { createFrameStream, PEER_GONE_CODE } from './streams.js';
 import { createTransport, listenError, type Transport } from './transport.js';
 import { Watchdog } from './watchdog.js';
+import { Whereabouts } from './whereabouts.js';
 
 export { checkMultiaddr } from './multiaddrs.js';
 
@@ -142,12 +137,14 @@ class Libp2pMesh implements Mesh {
   readonly #watchdog = new Watchdog();
   readonly #pacer = new Pacer();
   readonly #replays = new ReplayGuard();
+  readonly #relayMode = new RelayMode();
+  readonly #whereabouts: Whereabouts;
+  readonly #dialler: Dialler;
 
   /** By connection id. */
   readonly #links = new Map<string, Link>();
   /** The link to each peer that is admitted or greeted. */
   readonly #chosen = new Map<string, Link>();
-  readonly #dialling = new Set<string>();
   readonly #bannedUntilMs = new Map<string, number>();
   readonly #warned = new Set<string>();
   readonly #subscriptions = new Map<string, Message>();
@@ -161,10 +158,8 @@ class Libp2pMesh implements Mesh {
   #heartbeatCounter = 0;
   /** Heartbeats in a row that name our links, after a change. */
   #namingBeats = 0;
-  #dialsUnderWay = 0;
-  #relaying = false;
-  #missingSinceMs: number | null = null;
-  #completeSinceMs = 0;
+  /** When one of our own dials came back in. */
+  #selfSeenMs = Number.NEGATIVE_INFINITY;
 
   constructor(handlers: MeshHandlers, options: MeshOptions, deps: MeshDeps) {
     this.#handlers = handlers;
@@ -185,6 +180,8 @@ class Libp2pMesh implements Mesh {
     this.#book = new PeerBook(this.peerId, deps.random, nowMs);
     const bootstrap = options.bootstrap.map((text) => ({ text, address: checkMultiaddr(text, 'bootstrap') }));
     this.#bootstrap = new BootstrapList(bootstrap, deps.random, nowMs);
+    this.#whereabouts = new Whereabouts(() => this.multiaddrs(), deps.hostAddresses);
+    this.#dialler = this.#makeDialler();
     this.#gossip = new Gossip(this.#topicPrefix, {
       isAdmitted: (peerId) => this.#chosen.has(peerId),
       isChosen: (connection) =>
@@ -193,6 +190,37 @@ class Libp2pMesh implements Mesh {
       onSubscription: (peerId, topic, subscribed) => this.#onSubscription(peerId, topic, subscribed),
       onRejected: (peerId, what) => this.#onRejected(peerId, what),
     });
+  }
+
+  #makeDialler(): Dialler {
+    const { log, lookup, nowMs, hostAddresses } = this.#deps;
+    const parts = {
+      book: this.#book,
+      bootstrap: this.#bootstrap,
+      log,
+      lookup,
+      nowMs,
+      hostAddresses,
+      ownAddresses: () => this.#whereabouts.own(),
+      isRunning: () => this.#phase === 'started',
+      connected: () => new Set(this.#chosen.keys()),
+      isGreeted: (peerId: string) => this.#chosen.get(peerId)?.phase === 'greeted',
+      connect: (address: string) => this.#connect(address),
+      outcome: (connection: Connection) => this.#links.get(connection.id)?.outcome.promise ?? null,
+      drop: (connection: Connection, reason: string) => {
+        const link = this.#links.get(connection.id);
+        if (link !== undefined) this.#close(link, { kind: 'closed', reason });
+      },
+      selfSeenMs: () => this.#selfSeenMs,
+    };
+    return new Dialler(parts, { hasSecret: this.#secret !== null });
+  }
+
+  #connect(address: string): Promise<Connection> {
+    const transport = this.#transport;
+    invariant(transport !== null, 'dialling comes after start');
+    const signal = AbortSignal.timeout(limits.DIAL_TIMEOUT_MS);
+    return transport.node.dial(multiaddr(address), { signal, force: true });
   }
 
   // --- Start and stop -------------------------------------------------------------------------------------
@@ -207,6 +235,9 @@ class Libp2pMesh implements Mesh {
       allow: this.#allow,
       log: this.#log,
       onDenied: (peerId, direction) => this.#onDenied(peerId, direction),
+      onSelf: () => {
+        this.#selfSeenMs = this.#deps.nowMs();
+      },
     });
     const { node } = this.#transport;
     node.addEventListener('connection:open', ({ detail }) => this.#onConnectionOpen(detail));
@@ -226,15 +257,14 @@ class Libp2pMesh implements Mesh {
     this.#gossip.subscribe(this.#controlTopic, (data, from) => this.#onControl(data, from));
     for (const [topic, onMessage] of this.#subscriptions)
       this.#gossip.subscribe(this.#wire(topic), onMessage);
-    this.#completeSinceMs = this.#deps.nowMs();
-    this.#watchdog.arm(this.#completeSinceMs, limits.WATCHDOG_TICK_MS);
+    this.#watchdog.arm(this.#deps.nowMs(), limits.WATCHDOG_TICK_MS);
     this.#timers = [
-      setInterval(() => this.#dialDue(), limits.DIAL_TICK_MS),
+      setInterval(() => this.#dialler.dialDue(), limits.DIAL_TICK_MS),
       setInterval(() => this.#examineLinks(), limits.WATCHDOG_TICK_MS),
     ];
     this.#scheduleHeartbeat();
     this.#log.info({ peerId: this.peerId, addresses: this.multiaddrs() }, 'mesh listens');
-    this.#dialDue();
+    this.#dialler.dialDue();
   }
 
   stop(): Promise<void> {
@@ -470,7 +500,7 @@ class Libp2pMesh implements Mesh {
       up: false,
       told: new Set(),
       startMs: 0,
-      sameHost: this.#isSameHost(connection),
+      sameHost: this.#whereabouts.isSameHost(connection),
       listen: [],
       partial: false,
       rejected: 0,
@@ -487,11 +517,6 @@ class Libp2pMesh implements Mesh {
   #onConnectionClose(connection: Connection): void {
     const link = this.#links.get(connection.id);
     if (link !== undefined) this.#close(link, { kind: 'closed', reason: 'the connection closed' });
-  }
-
-  #isSameHost(connection: Connection): boolean {
-    const remote = parsePeerAddress(connection.remoteAddr.toString())?.host ?? '';
-    return isLoopback(remote) || this.#deps.hostAddresses().includes(remote);
   }
 
   /** Ends a link for good; safe to call twice. */
@@ -595,7 +620,7 @@ class Libp2pMesh implements Mesh {
       cluster: this.#options.cluster,
       details: () => ({
         startMs: this.#startWallMs,
-        listen: this.#ownAddresses(link.sameHost),
+        listen: this.#whereabouts.announced(link.sameHost),
         app: this.#describe(),
         peers: this.#hints(link.sameHost, link.peerId),
       }),
@@ -660,14 +685,14 @@ class Libp2pMesh implements Mesh {
     if (link.phase !== 'admitted') return;
     const nowMs = this.#deps.nowMs();
     link.phase = 'greeted';
-    link.listen = this.#learnAddresses(link, details.listen);
+    link.listen = this.#whereabouts.ofPeer(link.connection, details.listen, link.sameHost);
     const dialled = parsePeerAddress(link.connection.remoteAddr.toString());
     const address =
       link.direction === 'outbound' && dialled !== null ? formatAddress(dialled.host, dialled.port) : null;
     this.#book.greeted(link.peerId, link.listen, address, nowMs);
     this.#bootstrap.greeted(link.peerId);
     this.#watchdog.add(link.peerId, nowMs);
-    this.#learnHints(link, details.peers);
+    this.#learnHints(link, details.peers, limits.LIVE_MS);
     this.#gossip.attach(link.connection);
     this.#watchdog.joined(link.peerId, this.#gossip.topicsOf(link.peerId).has(this.#controlTopic));
     this.#namingBeats = 3;
@@ -676,7 +701,7 @@ class Libp2pMesh implements Mesh {
     this.#log.info({ peerId, direction, address: link.connection.remoteAddr.toString() }, 'peer is greeted');
     link.outcome.resolve({ kind: 'greeted' });
     this.#raise(link);
-    this.#dialDue();
+    this.#dialler.dialDue();
   }
 
   /** Calls onPeerUp once everything is in place. */
@@ -709,14 +734,13 @@ class Libp2pMesh implements Mesh {
   }
 
   #noteRefusal(peerId: string, refusal: Refusal): void {
-    const who = refusal.by === 'us' ? 'this node refused the peer' : 'the peer refused this node';
     const nowMs = this.#deps.nowMs();
     this.#book.refused(peerId, nowMs, refusal.code === 'banned' ? limits.BANNED_MS : limits.REFUSED_WAIT_MS);
-    if (refusal.code !== 'stopping') this.#bootstrap.refused(peerId, `${who}: ${refusal.reason}`, nowMs);
+    this.#bootstrap.refused(peerId, describeRefusal(refusal), isDefinitive(refusal), nowMs);
     if (!this.#warned.has(peerId)) {
       if (this.#warned.size >= limits.KNOWN_PEERS_MAX) this.#warned.clear();
       this.#warned.add(peerId);
-      this.#log.warn({ peerId, code: refusal.code, reason: refusal.reason }, who);
+      this.#log.warn({ peerId, code: refusal.code, reason: describeRefusal(refusal) }, 'a peer is refused');
     }
   }
 
@@ -749,185 +773,32 @@ class Libp2pMesh implements Mesh {
     this.#log.warn({ peerId, direction }, 'a peer that is not on the allow-list was turned away');
   }
 
-  // --- Addresses and hints --------------------------------------------------------------------------------
+  // --- Hints ----------------------------------------------------------------------------------------------
 
-  /** What is passed on to a peer about ourselves. */
-  #ownAddresses(sameHost: boolean): string[] {
-    return usableAddresses(this.multiaddrs(), {
-      sameHost,
-      max: limits.ADDRESSES_PER_PEER_MAX,
-      own: new Set(),
-    });
-  }
-
-  /** Addresses that lead back here. */
-  #ownAddressSet(): ReadonlySet<string> {
-    return new Set(usableAddresses(this.multiaddrs(), { sameHost: true, max: 1_024, own: new Set() }));
-  }
-
-  /** The peer's listen addresses that may work from here, plus the address we see it at with its listen ports. */
-  #learnAddresses(link: Link, listen: readonly string[]): string[] {
-    const seen = parsePeerAddress(link.connection.remoteAddr.toString())?.host;
-    const ports = new Set(
-      listen.map((text) => parsePeerAddress(text)?.port).filter((port) => port !== undefined),
-    );
-    const guesses = seen === undefined ? [] : [...ports].map((port) => formatAddress(seen, port));
-    return usableAddresses([...guesses, ...listen], {
-      sameHost: link.sameHost,
-      max: limits.ADDRESSES_PER_PEER_MAX,
-      own: this.#ownAddressSet(),
-    });
-  }
-
-  /** Whom we are connected to, for others. */
+  /** Whom we are linked to, for others. */
   #hints(sameHost: boolean, except: string | null): PeerHint[] {
-    const hints: PeerHint[] = [];
-    for (const link of this.#chosen.values()) {
-      if (hints.length >= limits.HINTED_PEERS_MAX) break;
-      if (link.phase !== 'greeted' || link.peerId === except) continue;
-      const options = { sameHost, max: limits.ADDRESSES_PER_PEER_MAX, own: new Set<string>() };
-      hints.push({ peerId: link.peerId, addresses: usableAddresses(link.listen, options) });
-    }
-    return hints;
+    return this.#greeted()
+      .filter((link) => link.peerId !== except)
+      .map(({ peerId, listen }) => ({ peerId, addresses: this.#whereabouts.passedOn(listen, sameHost) }));
   }
 
-  #learnHints(link: Link, hints: readonly PeerHint[]): void {
+  /** Links to speak of, at most as many as one message may name. */
+  #greeted(): Link[] {
+    const greeted = [...this.#chosen.values()].filter((link) => link.phase === 'greeted');
+    return greeted.slice(0, limits.HINTED_PEERS_MAX);
+  }
+
+  #learnHints(link: Link, hints: readonly PeerHint[], liveForMs: number): void {
     const nowMs = this.#deps.nowMs();
-    const options = {
-      sameHost: link.sameHost,
-      max: limits.ADDRESSES_PER_PEER_MAX,
-      own: this.#ownAddressSet(),
-    };
     for (const { peerId, addresses } of hints) {
-      if (peerId === this.peerId || (this.#allow.size > 0 && !this.#allow.has(peerId))) continue;
-      this.#book.hint(peerId, usableAddresses(addresses, options), nowMs, true);
+      if (peerId === this.peerId || !this.#isAllowed(peerId)) continue;
+      this.#book.hint(peerId, this.#whereabouts.worthTrying(addresses, link.sameHost), nowMs, liveForMs);
       this.#book.nudge(peerId, nowMs);
     }
   }
 
-  // --- Dialling -------------------------------------------------------------------------------------------
-
-  #dialDue(): void {
-    if (this.#phase !== 'started') return;
-    const nowMs = this.#deps.nowMs();
-    const connected = new Set(this.#chosen.keys());
-    const busy = new Set([...connected, ...this.#dialling]);
-    for (const entry of this.#bootstrap.due(nowMs, busy)) {
-      if (this.#dialsUnderWay >= limits.DIALS_MAX) return;
-      this.#track(this.#dialBootstrap(entry));
-    }
-    const slots = limits.DIALS_MAX - this.#dialsUnderWay;
-    for (const peerId of this.#book.due(nowMs, { connected, dialling: this.#dialling, slots })) {
-      this.#track(this.#dialPeer(peerId));
-    }
-  }
-
-  #track(dial: Promise<void>): void {
-    this.#dialsUnderWay++;
-    dial
-      .catch((error: unknown) => this.#log.error({ error }, 'a dial failed in an unexpected way'))
-      .finally(() => {
-        this.#dialsUnderWay--;
-      });
-  }
-
-  async #dialPeer(peerId: string): Promise<void> {
-    this.#dialling.add(peerId);
-    try {
-      const own = this.#deps.hostAddresses();
-      const candidates = orderCandidates(this.#book.addresses(peerId), this.#book.proven(peerId), own);
-      for (const address of candidates.slice(0, limits.DIAL_ADDRESSES_MAX)) {
-        if (this.#chosen.has(peerId) || this.#phase !== 'started') return;
-        const result = await this.#dial(`${address}/p2p/${peerId}`, peerId);
-        if (result.done) return;
-        this.#log.debug({ peerId, address, reason: result.reason }, 'a dial failed');
-      }
-      if (!this.#chosen.has(peerId)) this.#book.failed(peerId, this.#deps.nowMs());
-    } finally {
-      this.#dialling.delete(peerId);
-    }
-  }
-
-  async #dialBootstrap(entry: BootstrapEntry): Promise<void> {
-    entry.dialling = true;
-    const expected = entry.address.peerId;
-    if (expected !== null) this.#dialling.add(expected);
-    try {
-      let last: DialResult = { done: false, reason: 'the name has no address', definitive: false };
-      for (const address of await this.#resolve(entry)) {
-        if (entry.self || this.#phase !== 'started') return;
-        if (this.#ownAddressSet().has(address)) {
-          entry.self = true;
-          this.#log.info({ address: entry.text }, 'a bootstrap address is our own: ignored');
-          return;
-        }
-        last = await this.#dial(expected === null ? address : `${address}/p2p/${expected}`, expected);
-        if (last.done || last.definitive || last.self === true) break;
-      }
-      this.#settleBootstrap(entry, last);
-    } catch (error) {
-      const { reason, definitive } = explainDialFailure(error, this.#secret !== null);
-      this.#settleBootstrap(entry, { done: false, reason, definitive });
-    } finally {
-      entry.dialling = false;
-      if (expected !== null) this.#dialling.delete(expected);
-    }
-  }
-
-  async #resolve(entry: BootstrapEntry): Promise<string[]> {
-    return (await resolveAddress(entry.address, this.#deps.lookup)).slice(0, limits.DIAL_ADDRESSES_MAX);
-  }
-
-  #settleBootstrap(entry: BootstrapEntry, result: DialResult): void {
-    if (!result.done && result.self === true) {
-      entry.self = true;
-      entry.problem = null;
-      this.#log.info({ address: entry.text }, 'a bootstrap address leads back to this node: ignored');
-      return;
-    }
-    entry.peerId = result.peerId ?? entry.peerId;
-    if (result.done || this.#chosen.get(entry.peerId ?? '')?.phase === 'greeted') {
-      this.#bootstrap.succeeded(entry);
-      return;
-    }
-    const isNews = entry.problem?.reason !== result.reason;
-    this.#bootstrap.failed(entry, result.reason, result.definitive, this.#deps.nowMs());
-    if (isNews)
-      this.#log.warn({ address: entry.text, reason: result.reason }, 'a bootstrap address does not work');
-  }
-
-  /** Dials one concrete address and waits until the peer is greeted, or not. Never throws. */
-  async #dial(address: string, expected: string | null): Promise<DialResult> {
-    const transport = this.#transport;
-    invariant(transport !== null, 'dialling comes after start');
-    let connection: Connection;
-    try {
-      connection = await transport.node.dial(multiaddr(address), {
-        signal: AbortSignal.timeout(limits.DIAL_TIMEOUT_MS),
-        force: true,
-      });
-    } catch (error) {
-      return { done: false, ...explainDialFailure(error, this.#secret !== null) };
-    }
-    const peerId = connection.remotePeer.toString();
-    const link = this.#links.get(connection.id);
-    // libp2p 2.10 does not compare the PeerId of the address with the one that answered.
-    if (expected !== null && peerId !== expected) {
-      if (link !== undefined) this.#close(link, { kind: 'closed', reason: 'not the peer that was dialled' });
-      return { done: false, reason: `another node answers there: ${peerId}`, definitive: true };
-    }
-    if (link === undefined) {
-      return this.#chosen.has(peerId) ? { done: true, peerId } : { done: false, ...CLOSED_AT_ONCE, peerId };
-    }
-    return this.#judge(await link.outcome.promise, peerId);
-  }
-
-  #judge(outcome: LinkOutcome, peerId: string): DialResult {
-    if (outcome.kind === 'greeted' || outcome.kind === 'duplicate') return { done: true, peerId };
-    if (outcome.kind === 'closed') return { done: false, ...CLOSED_AT_ONCE, peerId };
-    const who = outcome.refusal.by === 'us' ? 'this node refused the peer' : 'the peer refused this node';
-    const definitive = outcome.refusal.code !== 'stopping';
-    return { done: false, reason: `${who}: ${outcome.refusal.reason}`, definitive, peerId };
+  #isAllowed(peerId: string): boolean {
+    return this.#allow.size === 0 || this.#allow.has(peerId);
   }
 
   // --- Heartbeats -----------------------------------------------------------------------------------------
@@ -956,9 +827,10 @@ class Libp2pMesh implements Mesh {
       this.#heartbeatCounter,
       {
         intervalMs,
-        partial: this.#missingSinceMs !== null,
-        listen: this.#ownAddresses(sameHost),
+        partial: this.#relayMode.partial,
+        listen: this.#whereabouts.announced(sameHost),
         app: this.#describe(),
+        links: this.#greeted().map(({ peerId }) => peerId),
         ...(naming ? { peers: this.#hints(sameHost, null).map(mutable) } : {}),
       },
     );
@@ -969,48 +841,47 @@ class Libp2pMesh implements Mesh {
     const beat = decodeHeartbeat(data, this.#options.cluster, this.#verify);
     if (beat === null) return 'reject';
     if (beat.origin === this.peerId) return 'ignore';
-    if (this.#allow.size > 0 && !this.#allow.has(beat.origin)) return 'ignore';
+    if (!this.#isAllowed(beat.origin)) return 'ignore';
     const link = this.#chosen.get(beat.origin);
     if (link !== undefined && beat.startMs !== link.startMs) return 'ignore';
     if (!this.#replays.accept(beat.origin, beat.startMs, beat.counter)) return 'ignore';
     const nowMs = this.#deps.nowMs();
-    this.#book.live(beat.origin, nowMs);
-    if (link === undefined) this.#onRelayedBeat(beat, from, nowMs);
-    else if (beat.origin === from) this.#onDirectBeat(link, beat);
+    const liveForMs = limits.LIVE_INTERVALS * beat.body.intervalMs;
+    this.#book.live(beat.origin, nowMs, liveForMs);
+    if (link === undefined) this.#onRelayedBeat(beat, from, liveForMs);
+    else if (beat.origin === from) this.#onDirectBeat(link, beat, liveForMs);
     return 'accept';
   }
 
-  #onDirectBeat(link: Link, { body }: Heartbeat): void {
+  #onDirectBeat(link: Link, { body }: Heartbeat, liveForMs: number): void {
+    const nowMs = this.#deps.nowMs();
     this.#watchdog.interval(link.peerId, body.intervalMs);
     link.partial = body.partial;
-    if (body.peers !== undefined) this.#learnHints(link, body.peers);
+    for (const peerId of body.links) this.#book.live(peerId, nowMs, liveForMs);
+    if (body.peers !== undefined) this.#learnHints(link, body.peers, liveForMs);
     const refusal = this.#offerHello(link.peerId, body.app);
     if (refusal !== null) this.#expel(link, refusal);
   }
 
   /** A member that we have no link to: worth dialling. */
-  #onRelayedBeat(beat: Heartbeat, from: string, nowMs: number): void {
-    const relay = this.#chosen.get(from);
-    const options = {
-      sameHost: relay?.sameHost ?? false,
-      max: limits.ADDRESSES_PER_PEER_MAX,
-      own: this.#ownAddressSet(),
-    };
-    this.#book.hint(beat.origin, usableAddresses(beat.body.listen, options), nowMs, true);
+  #onRelayedBeat(beat: Heartbeat, from: string, liveForMs: number): void {
+    const sameHost = this.#chosen.get(from)?.sameHost ?? false;
+    const addresses = this.#whereabouts.worthTrying(beat.body.listen, sameHost);
+    this.#book.hint(beat.origin, addresses, this.#deps.nowMs(), liveForMs);
   }
 
-  /** Relays are needed while somebody here or next door has no link to some live member. */
   #chooseMode(): void {
     const nowMs = this.#deps.nowMs();
+    const links = [...this.#chosen.values()];
     const missing = this.#book.missing(nowMs, new Set(this.#chosen.keys())).length > 0;
-    this.#missingSinceMs = missing ? (this.#missingSinceMs ?? nowMs) : null;
-    const ours = this.#missingSinceMs !== null && nowMs - this.#missingSinceMs >= limits.RELAY_ON_MS;
-    const theirs = [...this.#chosen.values()].some((link) => link.partial);
-    if (missing || theirs) this.#completeSinceMs = nowMs;
-    const relaying =
-      ours || theirs || (this.#relaying && nowMs - this.#completeSinceMs < limits.RELAY_OFF_MS);
-    if (relaying === this.#relaying) return;
-    this.#relaying = relaying;
+    const before = this.#relayMode.relaying;
+    this.#relayMode.update(
+      missing,
+      links.some((link) => link.partial),
+      nowMs,
+    );
+    const { relaying } = this.#relayMode;
+    if (relaying === before) return;
     this.#gossip.setRelaying(relaying);
     this.#log.info(
       { relaying },
@@ -1079,23 +950,6 @@ class Libp2pMesh implements Mesh {
     }
   }
 }
-
-/** `done`: connected, by this dial or another. */
-type DialResult =
-  | { readonly done: true; readonly peerId: string }
-  | {
-      readonly done: false;
-      readonly reason: string;
-      readonly definitive: boolean;
-      readonly self?: boolean;
-      /** Who answered, if it got that far. */
-      readonly peerId?: string;
-    };
-
-const CLOSED_AT_ONCE = {
-  reason: 'the peer hung up right after the handshake: is this node on its allow-list?',
-  definitive: false,
-} as const;
 
 function mutable(hint: PeerHint): { peerId: string; addresses: string[] } {
   return { peerId: hint.peerId, addresses: [...hint.addresses] };

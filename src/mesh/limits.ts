@@ -48,8 +48,10 @@ export const HINTED_PEERS_MAX = 64;
 export const HINT_FAILURES_MAX = 10;
 /** A peer that was greeted once is redialled for so long after it was last heard of. */
 export const FORGET_PEER_MS = 24 * 60 * 60_000;
-/** A peer counts as live (for the choice of full or partial mesh) for so long after a sign of life, direct or hinted. */
-export const LIVE_MS = 30_000;
+/** A peer named in a greeting counts as live for this long; a heartbeat proves its sender alive for {@link LIVE_INTERVALS}. */
+export const LIVE_MS = 4_000;
+/** ... of its own intervals. Higher: relays stay on longer after a host died. */
+export const LIVE_INTERVALS = 3;
 
 // --- Hello, heartbeat, watchdog ---------------------------------------------------------------------------
 
@@ -167,8 +169,8 @@ export const YAMUX_FRAME_BYTES_MAX = 256 * 1024;
 export const YAMUX_STREAMS_MAX = 128;
 /** libp2p: connections, either way. */
 export const CONNECTIONS_MAX = 1_000;
-/** libp2p: inbound connections a second from one host. The default of 5 lets 5 of 30 peers in. */
-export const INBOUND_PER_SECOND_MAX = 1_000;
+/** libp2p: inbound connections a second from one host. The default of 5 lets 5 of 30 peers in; each costs a handshake of about 3 ms. */
+export const INBOUND_PER_SECOND_MAX = 100;
 /** libp2p: inbound handshakes under way. */
 export const INBOUND_PENDING_MAX = 200;
 /** libp2p: an inbound handshake may take this long. */

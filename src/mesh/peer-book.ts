@@ -33,8 +33,10 @@ interface Entry {
   /** Refusals forbid dialling until then, whatever else nudges. */
   refusedUntilMs: number;
   greetedMs: number | null;
-  /** Last sign of life: connected, a relayed heartbeat, or named by a peer that is connected to it. */
-  liveMs: number;
+  /** Until then the peer counts as live: it spoke, or somebody who is connected to it named it. */
+  liveUntilMs: number;
+  /** When it was last heard of. */
+  heardMs: number;
 }
 
 /** A peer as passed on to others. */
@@ -87,18 +89,18 @@ export class PeerBook {
     return this.#entries.get(peerId)?.proven ?? new Set();
   }
 
-  /** Somebody named the peer. `live` when the namer is connected to it now. Ignored once the book is full. */
-  hint(peerId: string, addresses: readonly string[], nowMs: number, live: boolean): void {
+  /** Somebody named the peer; `liveForMs` is how long that proves it alive (0: not). Ignored once the book is full. */
+  hint(peerId: string, addresses: readonly string[], nowMs: number, liveForMs: number): void {
     if (peerId === this.#selfPeerId) return;
     const entry = this.#entries.get(peerId) ?? this.#create(peerId, nowMs);
     if (entry === null) return;
-    if (live) entry.liveMs = nowMs;
+    if (liveForMs > 0) setLive(entry, nowMs, liveForMs);
     for (const address of addresses) this.#addAddress(entry, address);
   }
 
   /** The peer was greeted; `address` is where we dialled it, null if it dialled us. */
   greeted(peerId: string, addresses: readonly string[], address: string | null, nowMs: number): void {
-    this.hint(peerId, addresses, nowMs, true);
+    this.hint(peerId, addresses, nowMs, LIVE_MS);
     const entry = this.#entries.get(peerId);
     if (entry === undefined) return;
     entry.failures = 0;
@@ -110,14 +112,21 @@ export class PeerBook {
     }
   }
 
-  /** A sign of life of a peer. */
-  live(peerId: string, nowMs: number): void {
+  /** A sign of life of a peer, if it is known. */
+  live(peerId: string, nowMs: number, liveForMs: number): void {
     const entry = this.#entries.get(peerId);
-    if (entry !== undefined) entry.liveMs = nowMs;
+    if (entry !== undefined) setLive(entry, nowMs, liveForMs);
   }
 
-  /** The link is gone: the peer is dialled soon, not at once, for both sides notice at the same moment. */
+  /** The link is gone: the peer is dialled soon, and is not live until somebody says so again. */
   lost(peerId: string, nowMs: number): void {
+    const entry = this.#entries.get(peerId);
+    if (entry !== undefined) entry.liveUntilMs = Number.NEGATIVE_INFINITY;
+    this.postpone(peerId, nowMs);
+  }
+
+  /** Dials the peer soon, not at once: two sides that notice the same thing must not act at the same moment. */
+  postpone(peerId: string, nowMs: number): void {
     const entry = this.#entries.get(peerId);
     if (entry !== undefined) entry.nextDialMs = nowMs + this.#random() * REDIAL_MS_MIN;
   }
@@ -138,7 +147,7 @@ export class PeerBook {
     const entry = this.#entries.get(peerId);
     if (entry === undefined) return;
     entry.refusedUntilMs = nowMs + waitMs * (1 + REDIAL_JITTER * this.#random());
-    entry.liveMs = Number.NEGATIVE_INFINITY;
+    entry.liveUntilMs = Number.NEGATIVE_INFINITY;
   }
 
   /** There is news of the peer (somebody is connected to it): dial it at once if it is due to be dialled at all. */
@@ -167,7 +176,7 @@ export class PeerBook {
   liveCount(nowMs: number, connected: ReadonlySet<string>): number {
     let count = connected.size;
     for (const [peerId, entry] of this.#entries) {
-      if (!connected.has(peerId) && nowMs - entry.liveMs < LIVE_MS) count++;
+      if (!connected.has(peerId) && nowMs < entry.liveUntilMs) count++;
     }
     return count;
   }
@@ -177,10 +186,12 @@ export class PeerBook {
     return this.liveCount(nowMs, connected) > FULL_MESH_PEERS_MAX;
   }
 
-  /** Live peers that we have no link to: messages for them need a relay. */
+  /** Live peers that we have no link to, refused ones apart: messages for them need a relay. */
   missing(nowMs: number, connected: ReadonlySet<string>): string[] {
     return [...this.#entries]
-      .filter(([peerId, entry]) => !connected.has(peerId) && nowMs - entry.liveMs < LIVE_MS)
+      .filter(
+        ([peerId, entry]) => !connected.has(peerId) && nowMs < entry.liveUntilMs && !isRefused(entry, nowMs),
+      )
       .map(([peerId]) => peerId);
   }
 
@@ -193,7 +204,8 @@ export class PeerBook {
       nextDialMs: nowMs,
       refusedUntilMs: 0,
       greetedMs: null,
-      liveMs: Number.NEGATIVE_INFINITY,
+      liveUntilMs: Number.NEGATIVE_INFINITY,
+      heardMs: nowMs,
     };
     this.#entries.set(peerId, entry);
     return entry;
@@ -211,7 +223,7 @@ export class PeerBook {
 
   #forget(nowMs: number, connected: ReadonlySet<string>): void {
     for (const [peerId, entry] of this.#entries) {
-      const lastMs = Math.max(entry.greetedMs ?? Number.NEGATIVE_INFINITY, entry.liveMs);
+      const lastMs = Math.max(entry.greetedMs ?? Number.NEGATIVE_INFINITY, entry.heardMs);
       if (entry.greetedMs === null || connected.has(peerId)) continue;
       if (nowMs - lastMs > FORGET_PEER_MS) this.#entries.delete(peerId);
     }
@@ -226,6 +238,15 @@ export class PeerBook {
   }
 }
 
+function setLive(entry: Entry, nowMs: number, liveForMs: number): void {
+  entry.heardMs = nowMs;
+  entry.liveUntilMs = Math.max(entry.liveUntilMs, nowMs + liveForMs);
+}
+
+function isRefused(entry: Entry, nowMs: number): boolean {
+  return entry.refusedUntilMs > nowMs;
+}
+
 function isDue(entry: Entry, nowMs: number): boolean {
-  return entry.addresses.size > 0 && entry.nextDialMs <= nowMs && entry.refusedUntilMs <= nowMs;
+  return entry.addresses.size > 0 && entry.nextDialMs <= nowMs && !isRefused(entry, nowMs);
 }

@@ -13,6 +13,7 @@ import {
   type StreamMuxerFactory,
   serviceCapabilities,
 } from '@libp2p/interface';
+import { peerIdFromPrivateKey } from '@libp2p/peer-id';
 import { tcp } from '@libp2p/tcp';
 import { createLibp2p } from 'libp2p';
 import { MapmeshError } from '../core/errors.js';
@@ -56,6 +57,8 @@ export interface TransportOptions {
   readonly log: MeshLog;
   /** A peer that the allow-list does not have tried to get in, or was reached by a dial. */
   readonly onDenied: (peerId: string, direction: 'inbound' | 'outbound') => void;
+  /** A connection from this node itself came in: one of its dials led back here. */
+  readonly onSelf: () => void;
 }
 
 export interface Transport {
@@ -66,16 +69,22 @@ export interface Transport {
 
 /** Makes the node without starting it. @throws MapmeshError ERR_DATA_DIR on a broken identity. */
 export async function createTransport(gossip: Gossip, options: TransportOptions): Promise<Transport> {
-  const { identity, listen, secret, allow, log, onDenied } = options;
+  const { identity, listen, secret, allow, log, onDenied, onSelf } = options;
+  const privateKey = privateKeyOfIdentity(identity);
+  const self = peerIdFromPrivateKey(privateKey);
   let lastMeter: LinkMeter | null = null;
   const denied = (direction: 'inbound' | 'outbound') => async (peerId: PeerId) => {
+    if (peerId.equals(self)) {
+      if (direction === 'inbound') onSelf();
+      return false;
+    }
     if (allow.size === 0 || allow.has(peerId.toString())) return false;
     onDenied(peerId.toString(), direction);
     return true;
   };
   const node = await createLibp2p({
     start: false,
-    privateKey: privateKeyOfIdentity(identity),
+    privateKey,
     nodeInfo: { name: 'mapmesh', version: '1', userAgent: 'mapmesh' },
     logger: libp2pLogger(log),
     addresses: { listen: [...listen] },

@@ -288,6 +288,23 @@ describe('capture, tier syscall', () => {
     quiet.close();
   });
 
+  it('changes whose arguments are gone when the call returns are counted', () => {
+    const [map, quiet] = [watched(), watched()];
+    // Entry 0 is a pointer to nowhere, entry 1 no open fd.
+    write(map, '--count 1 --value 16');
+    write(map, '--first 1 --value 999999');
+    recorder.take();
+    assert.equal(write(map, '--op lookup-delete --clobber key').entries, 1);
+    assert.deepEqual(brief(recorder.take()), ['DIRTY_MAP']);
+    assert.equal(capture.losses(map.info.kernelId!).unreadable, 1);
+    assert.equal(capture.losses(quiet.info.kernelId!).unreadable, 0);
+    // Not even the map is known: it counts for every map.
+    assert.equal(write(map, '--op lookup-delete --first 1 --clobber fd').entries, 1);
+    assert.deepEqual(recorder.take(), []);
+    assert.equal(capture.losses(map.info.kernelId!).unreadable, 2);
+    assert.equal(capture.losses(quiet.info.kernelId!).unreadable, 1);
+  });
+
   it('nothing is lost while it keeps up, whoever waits for whom', async () => {
     const map = watched();
     const writing = startWriting(map, '--count 1000 --rounds 50');

@@ -10,8 +10,8 @@ import { Gossip } from '../../src/mesh/gossip.js';
 import { encodeHeartbeat } from '../../src/mesh/heartbeat.js';
 import { type Greeter, greetAsDialler, greetAsListener, HELLO_PROTOCOL } from '../../src/mesh/hello.js';
 import { createSigner, generateIdentity, peerIdOfIdentity } from '../../src/mesh/identity.js';
-import { createMesh, type MeshDeps } from '../../src/mesh/libp2p-mesh.js';
 import { silentLog } from '../../src/mesh/libp2p-log.js';
+import { createMesh, type MeshDeps } from '../../src/mesh/libp2p-mesh.js';
 import { GREETING_FRAME_BYTES_MAX } from '../../src/mesh/limits.js';
 import type { Mesh, MeshHandlers, MeshOptions, Verdict } from '../../src/mesh/mesh.js';
 import { createFrameStream } from '../../src/mesh/streams.js';
@@ -87,7 +87,10 @@ export class Fleet {
   }
 
   async stop(): Promise<void> {
-    await Promise.all([...this.nodes.map(({ mesh }) => mesh.stop()), ...this.#others.map((peer) => peer.stop())]);
+    await Promise.all([
+      ...this.nodes.map(({ mesh }) => mesh.stop()),
+      ...this.#others.map((peer) => peer.stop()),
+    ]);
     this.nodes.length = 0;
     this.#others.length = 0;
   }
@@ -119,7 +122,13 @@ function makeNode({ handlers = {}, deps = {}, ...options }: TestNodeOptions): Te
     },
     { cluster: CLUSTER, listen: [LOOPBACK], bootstrap: [], allow: [], secret: null, ...options, identity },
     {
-      log: { level: 'debug', debug: write('debug'), info: write('info'), warn: write('warn'), error: write('error') },
+      log: {
+        level: 'debug',
+        debug: write('debug'),
+        info: write('info'),
+        warn: write('warn'),
+        error: write('error'),
+      },
       ...deps,
     },
   );
@@ -162,7 +171,9 @@ export function fullyConnected(nodes: readonly TestNode[]): boolean {
 
 /** Who sees whom, for a failing test. */
 export function describeLinks(nodes: readonly TestNode[]): string {
-  return nodes.map((node) => `${node.mesh.peerId.slice(-5)} -> ${node.peers().map((id) => id.slice(-5))}`).join('; ');
+  return nodes
+    .map((node) => `${node.mesh.peerId.slice(-5)} -> ${node.peers().map((id) => id.slice(-5))}`)
+    .join('; ');
 }
 
 export interface BrokenOptions {
@@ -193,7 +204,13 @@ export class BrokenPeer {
 
   static async start(options: BrokenOptions): Promise<BrokenPeer> {
     const identity = options.identity ?? generateIdentity();
-    const idle = { isAdmitted: () => false, isChosen: () => false, onHeard() {}, onSubscription() {}, onRejected() {} };
+    const idle = {
+      isAdmitted: () => false,
+      isChosen: () => false,
+      onHeard() {},
+      onSubscription() {},
+      onRejected() {},
+    };
     const transport = await createTransport(new Gossip('/unused/', idle), {
       identity,
       listen: [LOOPBACK],
@@ -201,6 +218,7 @@ export class BrokenPeer {
       allow: new Set(),
       log: silentLog,
       onDenied: () => undefined,
+      onSelf: () => undefined,
     });
     const peer = new BrokenPeer(transport, identity, options.cluster ?? CLUSTER);
     const { node } = transport;
@@ -229,7 +247,12 @@ export class BrokenPeer {
   greeter(): Greeter {
     return {
       cluster: this.cluster,
-      details: () => ({ startMs: this.startMs, listen: [this.address()], app: { name: 'broken' }, peers: [] }),
+      details: () => ({
+        startMs: this.startMs,
+        listen: [this.address()],
+        app: { name: 'broken' },
+        peers: [],
+      }),
       screen: () => null,
       admit: () => null,
     };
@@ -243,7 +266,10 @@ export class BrokenPeer {
   async greet(node: TestNode): Promise<Connection> {
     const connection = await this.dial(node);
     const stream = await connection.newStream([HELLO_PROTOCOL]);
-    const frames = createFrameStream(stream, { peerId: node.mesh.peerId, frameBytesMax: GREETING_FRAME_BYTES_MAX });
+    const frames = createFrameStream(stream, {
+      peerId: node.mesh.peerId,
+      frameBytesMax: GREETING_FRAME_BYTES_MAX,
+    });
     await greetAsDialler(frames, this.greeter());
     return connection;
   }
@@ -260,6 +286,7 @@ export class BrokenPeer {
       intervalMs,
       partial: false,
       listen: [this.address()],
+      links: [],
       app: { name: 'broken' },
     });
   }

@@ -45,14 +45,18 @@ test('messages arrive complete and in order, also at the size limit', async () =
   const large = Buffer.alloc(MESSAGE_BYTES_MAX, 7);
   await a.mesh.publish('m', large);
   for (let index = 0; index < 500; index++) await a.mesh.publish('m', Buffer.from(`message ${index}`));
-  await until(() => b.received.length === 501, () => `501 messages, has ${b.received.length}`);
+  await until(
+    () => b.received.length === 501,
+    () => `501 messages, has ${b.received.length}`,
+  );
   assert.ok(large.equals(b.received[0]!.data));
   b.received.slice(1).forEach(({ data }, index) => {
     assert.equal(Buffer.from(data).toString(), `message ${index}`);
   });
   await assert.rejects(
     a.mesh.publish('m', Buffer.alloc(MESSAGE_BYTES_MAX + 1)),
-    (error) => error instanceof MapmeshError && error.code === 'ERR_LIMIT' && /262145 bytes/.test(error.message),
+    (error) =>
+      error instanceof MapmeshError && error.code === 'ERR_LIMIT' && /262145 bytes/.test(error.message),
   );
 });
 
@@ -78,7 +82,10 @@ test('five nodes that know only the first become a full mesh; it survives the fi
     rest.push(await fleet.start({ bootstrap: [first.address()] }));
   }
   const five = [first, ...rest];
-  await until(() => fullyConnected(five), () => `five connected: ${describeLinks(five)}`);
+  await until(
+    () => fullyConnected(five),
+    () => `five connected: ${describeLinks(five)}`,
+  );
   for (const node of five) node.listen('m');
   await until(() => five.every((node) => subscribedTo(node, 'm') === 4), 'all subscribed');
   await rest[0]!.mesh.publish('m', Buffer.from('to four'));
@@ -90,7 +97,10 @@ test('five nodes that know only the first become a full mesh; it survives the fi
 
   const sixth = await fleet.start({ bootstrap: [first.address() || rest[0]!.address(), rest[0]!.address()] });
   const alive = [...rest, sixth];
-  await until(() => fullyConnected(alive), () => `the sixth connected: ${describeLinks(alive)}`);
+  await until(
+    () => fullyConnected(alive),
+    () => `the sixth connected: ${describeLinks(alive)}`,
+  );
   // The death of one and the coming of another disturbed nobody else.
   for (const node of rest) assert.equal(node.down.length, 1, describeLinks(alive));
 });
@@ -106,10 +116,20 @@ test('nodes that all start at once and dial each other end with one link each wa
     return fleet.make({ identity, bootstrap, listen: [`/ip4/127.0.0.1/tcp/${port}`] });
   });
   await Promise.all(again.map(({ mesh }) => mesh.start()));
-  await until(() => fullyConnected(again), () => `all connected: ${describeLinks(again)}`);
+  await until(
+    () => fullyConnected(again),
+    () => `all connected: ${describeLinks(again)}`,
+  );
   const ups = again.map((node) => node.up.length);
-  await until(() => again.every((node) => [...node.hellos.values()].every((list) => list.length >= 4)), 'hellos flow');
-  assert.deepEqual(again.map((node) => node.up.length), ups, 'no link was replaced once all were up');
+  await until(
+    () => again.every((node) => [...node.hellos.values()].every((list) => list.length >= 4)),
+    'hellos flow',
+  );
+  assert.deepEqual(
+    again.map((node) => node.up.length),
+    ups,
+    'no link was replaced once all were up',
+  );
   for (const node of again) assert.deepEqual(node.mesh.bootstrapProblems(), []);
 });
 
@@ -118,7 +138,10 @@ test('DNS names and addresses without a PeerId bootstrap too; our own address is
   const port = /tcp\/(\d+)/.exec(a.address())![1]!;
   const b = await fleet.start({ bootstrap: [`/dns4/localhost/tcp/${port}`] });
   const c = await fleet.start({ bootstrap: [`/ip4/127.0.0.1/tcp/${port}`] });
-  await until(() => fullyConnected([a, b, c]), () => describeLinks([a, b, c]));
+  await until(
+    () => fullyConnected([a, b, c]),
+    () => describeLinks([a, b, c]),
+  );
   const identity = a.identity;
   await a.mesh.stop();
   const again = await fleet.start({
@@ -126,7 +149,10 @@ test('DNS names and addresses without a PeerId bootstrap too; our own address is
     listen: [`/ip4/127.0.0.1/tcp/${port}`],
     bootstrap: [`/dns/localhost/tcp/${port}`, `/ip4/127.0.0.1/tcp/${port}`],
   });
-  await until(() => fullyConnected([again, b, c]), () => describeLinks([again, b, c]));
+  await until(
+    () => fullyConnected([again, b, c]),
+    () => describeLinks([again, b, c]),
+  );
   assert.deepEqual(again.mesh.bootstrapProblems(), []);
   assert.ok(again.log.some(({ message }) => /our own|leads back/.test(message)));
 });
@@ -141,7 +167,10 @@ test('a node that comes back with the same identity is taken in again at once', 
     await last.mesh.stop();
     const again = await fleet.start({ identity: b.identity, listen: [`/ip4/127.0.0.1/tcp/${port}`] });
     // b has no bootstrap now: it is a that remembers and redials.
-    await until(() => fullyConnected([a, again]), () => `round ${round}: ${describeLinks([a, again])}`);
+    await until(
+      () => fullyConnected([a, again]),
+      () => `round ${round}: ${describeLinks([a, again])}`,
+    );
   }
 });
 

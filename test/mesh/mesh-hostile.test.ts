@@ -6,9 +6,23 @@ import { connect } from 'node:net';
 import { afterEach, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HELLO_PROTOCOL } from '../../src/mesh/hello.js';
-import { GOSSIP_QUEUE_BYTES_MAX, REJECTED_MAX, TOPICS_PER_PEER_MAX, YAMUX_WINDOW_BYTES_MAX } from '../../src/mesh/limits.js';
+import {
+  GOSSIP_QUEUE_BYTES_MAX,
+  REJECTED_MAX,
+  TOPICS_PER_PEER_MAX,
+  YAMUX_WINDOW_BYTES_MAX,
+} from '../../src/mesh/limits.js';
 import { MESSAGE_BYTES_MAX } from '../../src/mesh/mesh.js';
-import { type BrokenPeer, CONTROL, Fleet, fullyConnected, type RpcWriter, type TestNode, until, wireTopic } from './helpers.js';
+import {
+  type BrokenPeer,
+  CONTROL,
+  Fleet,
+  fullyConnected,
+  type RpcWriter,
+  type TestNode,
+  until,
+  wireTopic,
+} from './helpers.js';
 
 const fleet = new Fleet();
 let crashes = 0;
@@ -63,7 +77,8 @@ test('garbage in the greeting closes that connection only', async () => {
   const hello = frame('{"type":"hello","version":1,"cluster":"test"}');
   const details = (extra: string): Uint8Array =>
     Buffer.concat([hello, frame(`{"type":"details","startMs":1,"listen":[],"app":null,${extra}}`)]);
-  const many = (count: number): string => JSON.stringify(Array.from({ length: count }, () => '/ip4/1.2.3.4/tcp/1'));
+  const many = (count: number): string =>
+    JSON.stringify(Array.from({ length: count }, () => '/ip4/1.2.3.4/tcp/1'));
   const attacks: Uint8Array[] = [
     randomBytes(2_000),
     Buffer.from([0xff, 0xff, 0xff, 0xff]),
@@ -76,7 +91,9 @@ test('garbage in the greeting closes that connection only', async () => {
     frame('{"type":"refuse","code":"cluster","reason":"evil\\u001b[31m\\nsecond line"}'),
     details('"peers":"none"'),
     details(`"peers":[],"listen":${many(100)}`),
-    details(`"peers":${JSON.stringify(Array.from({ length: 1_000 }, () => ({ peerId: a.mesh.peerId, addresses: [] })))}`),
+    details(
+      `"peers":${JSON.stringify(Array.from({ length: 1_000 }, () => ({ peerId: a.mesh.peerId, addresses: [] })))}`,
+    ),
     details('"peers":[{"peerId":"../../etc/passwd","addresses":[]}]'),
     frame(`{"type":"hello","version":1,"cluster":"${'x'.repeat(300)}"}`),
     frame(Buffer.alloc(120_000, '[')),
@@ -87,13 +104,19 @@ test('garbage in the greeting closes that connection only', async () => {
     const connection = await peer.dial(a);
     const stream = await connection.newStream([HELLO_PROTOCOL]);
     stream.sink([attack]).catch(() => undefined);
-    await until(() => connection.status !== 'open', () => `closed after ${attack.subarray(0, 60).toString()}`, 8_000);
+    await until(
+      () => connection.status !== 'open',
+      () => `closed after ${attack.subarray(0, 60).toString()}`,
+      8_000,
+    );
     await peer.stop();
   }
   assert.ok(fullyConnected([a, b]));
   assert.deepEqual(a.up, [b.mesh.peerId]);
   assert.equal(a.down.length, 0);
-  const reasons = a.log.filter(({ level }) => level === 'warn').map(({ fields }) => String(fields['reason'] ?? ''));
+  const reasons = a.log
+    .filter(({ level }) => level === 'warn')
+    .map(({ fields }) => String(fields['reason'] ?? ''));
   for (const reason of reasons) assert.doesNotMatch(reason, /[\u0000-\u001f]/);
 });
 
@@ -129,7 +152,10 @@ test('invalid messages are counted, too many of them end the link; honest peers 
   b.listen('m');
   const { peer, gossip } = await intruder(a);
   for (let index = 0; index < 10; index++) gossip.message(wireTopic('m'), Buffer.from([0xbd, index]));
-  await until(() => rejected(a, peer.peerId) === 10, () => `10 rejected, has ${rejected(a, peer.peerId)}`);
+  await until(
+    () => rejected(a, peer.peerId) === 10,
+    () => `10 rejected, has ${rejected(a, peer.peerId)}`,
+  );
   gossip.message(wireTopic('m'), Buffer.alloc(MESSAGE_BYTES_MAX + 1));
   await until(() => rejected(a, peer.peerId) === 11, 'one byte too many is rejected');
   gossip.message(wireTopic('m'), Buffer.alloc(3 * 1024 * 1024));
@@ -137,7 +163,10 @@ test('invalid messages are counted, too many of them end the link; honest peers 
   const forged = peer.heartbeat();
   forged[forged.length - 100]! ^= 1;
   gossip.message(CONTROL, forged);
-  await until(() => rejected(a, peer.peerId) === 14, () => `14 rejected, has ${rejected(a, peer.peerId)}`);
+  await until(
+    () => rejected(a, peer.peerId) === 14,
+    () => `14 rejected, has ${rejected(a, peer.peerId)}`,
+  );
   assert.equal(a.received.length, 0);
   gossip.message(wireTopic('m'), Buffer.from([1]));
   await until(() => a.received.length === 1, 'a valid one still gets through');
@@ -236,11 +265,16 @@ test('garbage on a stream reaches its handler as a typed error, nothing else', a
   await write(Buffer.from([0, 4, 0, 1]));
   await write(Buffer.from([0, 0, 0, 10, 1, 2, 3]));
   await write(Buffer.from([0, 0]));
-  await until(() => failures.length === 4, () => `four failures, has ${failures}`);
+  await until(
+    () => failures.length === 4,
+    () => `four failures, has ${failures}`,
+  );
   assert.deepEqual(failures.slice().sort(), ['ERR_LIMIT', 'ERR_LIMIT', 'ERR_WIRE', 'ERR_WIRE']);
   await write(Buffer.from([0, 0, 0, 2, 1, 2, 0, 0, 0, 0]));
   await until(() => frames === 2, 'two good frames');
-  const many = await Promise.allSettled(Array.from({ length: 200 }, () => write(Buffer.from([0, 0, 0, 9]), true)));
+  const many = await Promise.allSettled(
+    Array.from({ length: 200 }, () => write(Buffer.from([0, 0, 0, 9]), true)),
+  );
   assert.equal(many.length, 200);
   await write(Buffer.from([0, 0, 0, 1, 1]));
   await until(() => frames === 3, 'and it still serves');
@@ -270,12 +304,20 @@ test('a peer that never reads costs the others nothing, and memory stays bounded
       }
       if (index % 8 === 0) await sleep(0);
     }
-    await until(() => b.received.length === messages, () => `b has ${b.received.length} of ${messages}`);
+    await until(
+      () => b.received.length === messages,
+      () => `b has ${b.received.length} of ${messages}`,
+    );
     const seconds = (Date.now() - startMs) / 1000;
-    console.log(`# ${messages} messages of 32 KiB beside a peer that never reads: ${seconds.toFixed(1)} s, its queue ${queuedMax}`);
+    console.log(
+      `# ${messages} messages of 32 KiB beside a peer that never reads: ${seconds.toFixed(1)} s, its queue ${queuedMax}`,
+    );
     assert.equal(missed.get(b.mesh.peerId), undefined, 'b missed nothing');
     assert.ok((missed.get(peer.peerId) ?? 0) > 0, 'what the intruder misses is told');
-    assert.ok(queuedMax < GOSSIP_QUEUE_BYTES_MAX + YAMUX_WINDOW_BYTES_MAX + MESSAGE_BYTES_MAX, `${queuedMax} bytes queued`);
+    assert.ok(
+      queuedMax < GOSSIP_QUEUE_BYTES_MAX + YAMUX_WINDOW_BYTES_MAX + MESSAGE_BYTES_MAX,
+      `${queuedMax} bytes queued`,
+    );
     assert.equal(a.mesh.peers().find(({ peerId }) => peerId === peer.peerId)?.lagging, true);
     assert.ok(fullyConnected([a, b]));
     assert.equal(b.down.length, 0);

@@ -18,7 +18,9 @@ afterEach(async () => {
 
 const problem = (node: TestNode) => node.mesh.bootstrapProblems()[0];
 const warned = (node: TestNode, what: RegExp): boolean =>
-  node.log.some(({ level, message, fields }) => level === 'warn' && what.test(`${message} ${String(fields['reason'])}`));
+  node.log.some(
+    ({ level, message, fields }) => level === 'warn' && what.test(`${message} ${String(fields['reason'])}`),
+  );
 
 test('a peer of another cluster: both sides are told why, nothing comes up', async () => {
   const a = await fleet.start({ cluster: 'blue' });
@@ -29,7 +31,10 @@ test('a peer of another cluster: both sides are told why, nothing comes up', asy
     reason: 'the peer refused this node: a node of cluster "green" meets one of cluster "blue"',
     definitive: true,
   });
-  await until(() => warned(a, /this node refused the peer.*cluster "green" meets one of cluster "blue"/), 'a is told');
+  await until(
+    () => warned(a, /this node refused the peer.*cluster "green" meets one of cluster "blue"/),
+    'a is told',
+  );
   await until(() => a.mesh.peers().length === 0 && b.mesh.peers().length === 0, 'no link is left');
   assert.deepEqual([a.up, b.up], [[], []]);
   assert.equal(a.hellos.size + b.hellos.size, 0, 'no app part was given away');
@@ -72,7 +77,10 @@ test('the allow-list holds in both directions', async () => {
   await until(() => fullyConnected([a, b]), 'the friend is in');
   const stranger = await fleet.start({ bootstrap: [a.address()] });
   await until(() => problem(stranger) !== undefined, 'the stranger has a problem');
-  assert.match(problem(stranger)!.reason, /hung up right after the handshake: is this node on its allow-list\?/);
+  assert.match(
+    problem(stranger)!.reason,
+    /hung up right after the handshake: is this node on its allow-list\?/,
+  );
   assert.equal(problem(stranger)!.definitive, false);
   assert.equal(stranger.hellos.size, 0, 'the stranger learns nothing');
   await until(() => warned(a, /not on the allow-list/), 'a notes it');
@@ -89,7 +97,8 @@ test('the allow-list holds in both directions', async () => {
 test('a hello that the agent refuses: the peer is told, also later on', async () => {
   let accepts = true;
   const onHello = (): void => {
-    if (!accepts) throw new MapmeshError('ERR_MAP_SHAPE', 'Cannot replicate "blocklist": key size is 4, expected 16');
+    if (!accepts)
+      throw new MapmeshError('ERR_MAP_SHAPE', 'Cannot replicate "blocklist": key size is 4, expected 16');
   };
   const a = await fleet.start({ handlers: { onHello } });
   const b = await fleet.start({ bootstrap: [a.address()] });
@@ -109,7 +118,9 @@ test('handlers that throw harm nobody', async () => {
   const boom = (): never => {
     throw new Error('agent fault');
   };
-  const a = await fleet.start({ handlers: { onPeerUp: boom, onPeerSubscribed: boom, onPeerDown: boom, describe: boom } });
+  const a = await fleet.start({
+    handlers: { onPeerUp: boom, onPeerSubscribed: boom, onPeerDown: boom, describe: boom },
+  });
   a.mesh.subscribe('m', boom);
   const b = await fleet.start({ bootstrap: [a.address()] });
   b.listen('m');
@@ -133,14 +144,35 @@ test('a taken port, a foreign address and a bad multiaddr are one-line errors', 
   });
   await assert.rejects(
     fleet.make({ listen: ['/ip4/192.0.2.1/tcp/0'] }).mesh.start(),
-    (error) => error instanceof MapmeshError && error.code === 'ERR_MULTIADDR' && /192\.0\.2\.1/.test(error.message),
+    (error) =>
+      error instanceof MapmeshError && error.code === 'ERR_MULTIADDR' && /192\.0\.2\.1/.test(error.message),
   );
-  const bad = { listen: ['/ip4/0.0.0.0/udp/7600/quic-v1'], bootstrap: [], allow: [], secret: null, cluster: 'x' };
-  const handlers = { describe: () => null, onHello() {}, onPeerUp() {}, onPeerDown() {}, onPeerSubscribed() {} };
+  const bad = {
+    listen: ['/ip4/0.0.0.0/udp/7600/quic-v1'],
+    bootstrap: [],
+    allow: [],
+    secret: null,
+    cluster: 'x',
+  };
+  const handlers = {
+    describe: () => null,
+    onHello() {},
+    onPeerUp() {},
+    onPeerDown() {},
+    onPeerSubscribed() {},
+  };
   assert.throws(
     () => createMesh(handlers, { ...bad, identity: generateIdentity() }),
     (error) => error instanceof MapmeshError && error.code === 'ERR_MULTIADDR' && /udp/.test(error.message),
   );
+});
+
+test('a copied identity is recognised at the address of the original', async () => {
+  const a = await fleet.start();
+  const copy = await fleet.start({ identity: a.identity, bootstrap: [a.address()] });
+  await until(() => problem(copy) !== undefined, 'a problem');
+  assert.match(problem(copy)!.reason, /was its data directory copied/);
+  assert.equal(problem(copy)!.definitive, true);
 });
 
 test('what a bootstrap address that leads nowhere says', async () => {

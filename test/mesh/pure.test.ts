@@ -7,7 +7,12 @@ import { MapmeshError } from '../../src/core/errors.js';
 import { BootstrapList } from '../../src/mesh/bootstrap.js';
 import { explainDialFailure } from '../../src/mesh/dial-failure.js';
 import { FrameReader, frameHeader } from '../../src/mesh/frame-reader.js';
-import { decodeHeartbeat, encodeHeartbeat, heartbeatIntervalMs, ReplayGuard } from '../../src/mesh/heartbeat.js';
+import {
+  decodeHeartbeat,
+  encodeHeartbeat,
+  heartbeatIntervalMs,
+  ReplayGuard,
+} from '../../src/mesh/heartbeat.js';
 import { decodeFrame, oneLine } from '../../src/mesh/hello.js';
 import {
   createSigner,
@@ -23,15 +28,24 @@ import {
 import * as limits from '../../src/mesh/limits.js';
 import { prefersIncoming } from '../../src/mesh/link.js';
 import { MessageCache } from '../../src/mesh/message-cache.js';
-import { checkMultiaddr, orderCandidates, parsePeerAddress, usableAddresses } from '../../src/mesh/multiaddrs.js';
+import {
+  checkMultiaddr,
+  orderCandidates,
+  parsePeerAddress,
+  usableAddresses,
+} from '../../src/mesh/multiaddrs.js';
 import { Pacer } from '../../src/mesh/pacer.js';
 import { backoffMs, PeerBook } from '../../src/mesh/peer-book.js';
+import { RelayMode } from '../../src/mesh/relay-mode.js';
 import { makeSecret, parseSecret, SECRET_FILE_BYTES } from '../../src/mesh/secret.js';
 import { Watchdog } from '../../src/mesh/watchdog.js';
 
+const { LIVE_MS } = limits;
 const none = new Set<string>();
 const code = (expected: string, message?: RegExp) => (error: unknown) =>
-  error instanceof MapmeshError && error.code === expected && (message === undefined || message.test(error.message));
+  error instanceof MapmeshError &&
+  error.code === expected &&
+  (message === undefined || message.test(error.message));
 
 // --- identity and secret ------------------------------------------------------------------------------------
 
@@ -139,7 +153,11 @@ test('multiaddrs for listening and bootstrapping', () => {
     ['/dnsaddr/host/tcp/7600', 'bootstrap', /dnsaddr/],
     ['/unix/tmp/x', 'listen', /unix/],
     [`/ip4/10.0.0.1/tcp/7600/p2p/${peerId}`, 'listen', /not for listening/],
-    ['/ip4/10.0.0.1/tcp/7600/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N', 'bootstrap', /not the PeerId/],
+    [
+      '/ip4/10.0.0.1/tcp/7600/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N',
+      'bootstrap',
+      /not the PeerId/,
+    ],
     [`/ip4/10.0.0.1/tcp/7600/p2p/${peerId}/p2p-circuit`, 'bootstrap', /after the PeerId/],
   ];
   for (const [text, use, reason] of refused) {
@@ -214,10 +232,10 @@ const dialState = (connected: Iterable<string> = [], slots = 100) => ({
 test('a hinted peer is dialled, backs off, and is forgotten; a greeted one is not', () => {
   let nowMs = 0;
   const book = new PeerBook('self', () => 0.5, nowMs);
-  book.hint('self', ['/ip4/1.1.1.1/tcp/1'], nowMs, true);
+  book.hint('self', ['/ip4/1.1.1.1/tcp/1'], nowMs, LIVE_MS);
   assert.equal(book.size, 0, 'never ourselves');
-  book.hint('a', ['/ip4/1.1.1.1/tcp/1'], nowMs, true);
-  book.hint('b', ['/ip4/1.1.1.2/tcp/1'], nowMs, true);
+  book.hint('a', ['/ip4/1.1.1.1/tcp/1'], nowMs, LIVE_MS);
+  book.hint('b', ['/ip4/1.1.1.2/tcp/1'], nowMs, LIVE_MS);
   book.greeted('b', [], '/ip4/1.1.1.2/tcp/1', nowMs);
   book.lost('b', nowMs);
   let rounds = 0;
@@ -240,7 +258,9 @@ test('back-off grows to its bound and carries jitter', () => {
   fc.assert(
     fc.property(fc.nat(1_000), fc.double({ min: 0, max: 0.999, noNaN: true }), (failures, random) => {
       const waitMs = backoffMs(failures, limits.REDIAL_MS_MAX, random);
-      assert.ok(waitMs >= limits.REDIAL_MS_MIN && waitMs <= limits.REDIAL_MS_MAX * (1 + limits.REDIAL_JITTER));
+      assert.ok(
+        waitMs >= limits.REDIAL_MS_MIN && waitMs <= limits.REDIAL_MS_MAX * (1 + limits.REDIAL_JITTER),
+      );
     }),
   );
   assert.ok(backoffMs(0, limits.REDIAL_MS_MAX, 0) < backoffMs(1, limits.REDIAL_MS_MAX, 0));
@@ -248,14 +268,14 @@ test('back-off grows to its bound and carries jitter', () => {
 
 test('a nudge brings a failed peer forward, a refusal holds it back whatever is said', () => {
   const book = new PeerBook('self', () => 0, 0);
-  book.hint('a', ['/ip4/1.1.1.1/tcp/1'], 0, true);
+  book.hint('a', ['/ip4/1.1.1.1/tcp/1'], 0, LIVE_MS);
   for (let round = 0; round < 5; round++) book.failed('a', 0);
   assert.deepEqual(book.due(1, dialState()), []);
   book.nudge('a', 1);
   assert.deepEqual(book.due(1, dialState()), ['a']);
   book.refused('a', 1);
   book.nudge('a', 2);
-  book.hint('a', ['/ip4/1.1.1.3/tcp/1'], 2, false);
+  book.hint('a', ['/ip4/1.1.1.3/tcp/1'], 2, 0);
   assert.deepEqual(book.due(limits.REFUSED_WAIT_MS, dialState()), []);
   assert.deepEqual(book.missing(2, none), [], 'a refused peer is not missed');
   assert.deepEqual(book.due(limits.REFUSED_WAIT_MS + 2, dialState()), ['a']);
@@ -264,24 +284,34 @@ test('a nudge brings a failed peer forward, a refusal holds it back whatever is 
 test('a small mesh is full, a large one partial', () => {
   const address = (index: number): string[] => [`/ip4/10.0.${index >> 8}.${index & 255}/tcp/1`];
   const small = new PeerBook('self', Math.random, 0);
-  for (let index = 0; index < limits.FULL_MESH_PEERS_MAX; index++) small.hint(`p${index}`, address(index), 0, true);
+  for (let index = 0; index < limits.FULL_MESH_PEERS_MAX; index++)
+    small.hint(`p${index}`, address(index), 0, LIVE_MS);
   assert.equal(small.due(1, dialState()).length, limits.FULL_MESH_PEERS_MAX);
-  small.hint('one more', address(99), 0, true);
+  small.hint('one more', address(99), 0, LIVE_MS);
   assert.equal(small.due(1, dialState()).length, limits.PARTIAL_LINKS);
   assert.equal(small.due(1, dialState(['p0', 'p1', 'p2'])).length, limits.PARTIAL_LINKS - 3);
   assert.equal(small.due(1, dialState([], 2)).length, 2);
-  assert.equal(small.due(limits.LIVE_MS + 1, dialState()).length, limits.FULL_MESH_PEERS_MAX + 1, 'the dead do not count');
+  assert.equal(
+    small.due(limits.LIVE_MS + 1, dialState()).length,
+    limits.FULL_MESH_PEERS_MAX + 1,
+    'the dead do not count',
+  );
 });
 
 test('whatever is hinted, the book stays bounded', () => {
   const book = new PeerBook('self', Math.random, 0);
   for (let index = 0; index < 3 * limits.KNOWN_PEERS_MAX; index++) {
-    book.hint(`p${index}`, Array.from({ length: 50 }, (_, port) => `/ip4/1.1.1.1/tcp/${port + 1}`), 0, true);
+    book.hint(
+      `p${index}`,
+      Array.from({ length: 50 }, (_, port) => `/ip4/1.1.1.1/tcp/${port + 1}`),
+      0,
+      LIVE_MS,
+    );
   }
   assert.equal(book.size, limits.KNOWN_PEERS_MAX);
   assert.equal(book.addresses('p0').length, limits.ADDRESSES_PER_PEER_MAX);
   book.greeted('p0', [], '/ip4/9.9.9.9/tcp/1', 0);
-  for (let port = 100; port < 200; port++) book.hint('p0', [`/ip4/1.1.1.1/tcp/${port}`], 0, false);
+  for (let port = 100; port < 200; port++) book.hint('p0', [`/ip4/1.1.1.1/tcp/${port}`], 0, 0);
   assert.ok(book.addresses('p0').includes('/ip4/9.9.9.9/tcp/1'), 'a proven address outlives hints');
 });
 
@@ -314,14 +344,23 @@ test('simultaneous dials: both sides keep the same connection', () => {
     assert.equal(prefersIncoming(ownOfL, { preferred: true }, 100), true, `l takes that of s (${phase})`);
   }
   const old = { phase: 'greeted' as const, direction: 'outbound' as const, preferred: true, openedMs: 0 };
-  assert.equal(prefersIncoming(old, { preferred: false }, 60_000), true, 'a peer that dials anew has lost the old one');
+  assert.equal(
+    prefersIncoming(old, { preferred: false }, 60_000),
+    true,
+    'a peer that dials anew has lost the old one',
+  );
   const inbound = { phase: 'greeted' as const, direction: 'inbound' as const, preferred: false, openedMs: 0 };
   assert.equal(prefersIncoming(inbound, { preferred: false }, 1), true, 'a peer that restarted');
 });
 
 // --- watchdog and pacer -------------------------------------------------------------------------------------
 
-const tick = (watchdog: Watchdog, fromMs: number, toMs: number, each: (nowMs: number) => void = () => undefined) => {
+const tick = (
+  watchdog: Watchdog,
+  fromMs: number,
+  toMs: number,
+  each: (nowMs: number) => void = () => undefined,
+) => {
   const deaf: string[] = [];
   for (let nowMs = fromMs; nowMs <= toMs; nowMs += limits.WATCHDOG_TICK_MS) {
     each(nowMs);
@@ -337,7 +376,10 @@ test('the watchdog finds silent links, not busy ones, and one at a time', () => 
     watchdog.add(key, 0);
     watchdog.joined(key, true);
   }
-  assert.deepEqual(tick(watchdog, 500, 5_000, (nowMs) => watchdog.heard('busy', nowMs)), []);
+  assert.deepEqual(
+    tick(watchdog, 500, 5_000, (nowMs) => watchdog.heard('busy', nowMs)),
+    [],
+  );
   assert.equal(tick(watchdog, 5_500, 5_500).length, limits.WATCHDOG_HANG_UPS_PER_TICK);
   assert.equal(tick(watchdog, 6_000, 6_000).length, 1);
   assert.deepEqual(tick(watchdog, 6_500, 9_000), []);
@@ -406,6 +448,24 @@ test('a queue that does not move is lagging soon, and stalled later', () => {
   assert.deepEqual(pacer.stalled(limits.STALLED_MS), []);
 });
 
+test('relaying starts after a while of missing links, ends after a longer while without', () => {
+  const mode = new RelayMode();
+  mode.update(true, false, 0);
+  assert.deepEqual(
+    [mode.relaying, mode.partial],
+    [false, false],
+    'a node that joins misses links for a moment',
+  );
+  mode.update(true, false, limits.RELAY_ON_MS);
+  assert.deepEqual([mode.relaying, mode.partial], [true, true]);
+  mode.update(false, false, limits.RELAY_ON_MS + 1);
+  assert.deepEqual([mode.relaying, mode.partial], [true, false]);
+  mode.update(false, false, limits.RELAY_ON_MS + limits.RELAY_OFF_MS);
+  assert.equal(mode.relaying, false);
+  mode.update(false, true, 100_000);
+  assert.deepEqual([mode.relaying, mode.partial], [true, false], 'for a neighbour');
+});
+
 // --- wire ---------------------------------------------------------------------------------------------------
 
 test('frames survive any way of being cut', () => {
@@ -422,7 +482,10 @@ test('frames survive any way of being cut', () => {
           got.push(...reader.push(wire.subarray(offset, offset + step)));
           offset += step;
         }
-        assert.deepEqual(got.map((frame) => Buffer.from(frame)), frames.map((frame) => Buffer.from(frame)));
+        assert.deepEqual(
+          got.map((frame) => Buffer.from(frame)),
+          frames.map((frame) => Buffer.from(frame)),
+        );
         assert.equal(reader.heldBytes, 0);
       },
     ),
@@ -441,7 +504,13 @@ test('a frame over the limit is refused from its header on, and costs no memory'
   assert.equal(patient.heldBytes, 14);
 });
 
-const body = { intervalMs: 1_000, partial: false, listen: ['/ip4/1.2.3.4/tcp/1'], app: { maps: [1, 2] } };
+const body = {
+  intervalMs: 1_000,
+  partial: false,
+  listen: ['/ip4/1.2.3.4/tcp/1'],
+  app: { maps: [1, 2] },
+  links: [],
+};
 
 test('heartbeats: signed, bound to the cluster, proof against every flipped bit', () => {
   const identity = generateIdentity();
@@ -457,7 +526,7 @@ test('heartbeats: signed, bound to the cluster, proof against every flipped bit'
   assert.equal(decodeHeartbeat(beat, 'green', verify), null);
   for (let index = 0; index < beat.length; index++) {
     const flipped = Uint8Array.from(beat);
-    flipped[index]! ^= 1 << index % 8;
+    flipped[index]! ^= 1 << (index % 8);
     assert.equal(decodeHeartbeat(flipped, 'blue', verify), null, `byte ${index}`);
   }
   for (let length = 0; length < beat.length; length++) {
@@ -520,7 +589,10 @@ test('dial failures become one line', () => {
 test('the message cache is bounded in bytes and empty in direct mode', () => {
   const cache = new MessageCache<{ topic: string; data: Uint8Array }>();
   const put = (index: number) =>
-    cache.put({ msgId: Buffer.from([index]), msgIdStr: String(index) }, { topic: 't', data: Buffer.alloc(64 * 1024) });
+    cache.put(
+      { msgId: Buffer.from([index]), msgIdStr: String(index) },
+      { topic: 't', data: Buffer.alloc(64 * 1024) },
+    );
   put(1);
   assert.equal(cache.size, 0);
   cache.keeping = true;

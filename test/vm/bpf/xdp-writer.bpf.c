@@ -169,4 +169,24 @@ int rewrite_hash(struct xdp_md *packet)
 	return XDP_DROP;
 }
 
+static long prune(struct bpf_map *map, const __u32 *key, __u64 *value, struct stats *counts)
+{
+	if (bpf_map_delete_elem(map, key) == 0)
+		__sync_fetch_and_add(&counts->deleted, 1);
+	return 0;
+}
+
+/* Deletes everything; the key that is passed to the delete lies in the element that it frees. */
+SEC("xdp")
+int prune_hash(struct xdp_md *packet)
+{
+	struct stats *counts = stats();
+
+	if (!counts)
+		return XDP_ABORTED;
+	__sync_fetch_and_add(&counts->packets, 1);
+	bpf_for_each_map_elem(&xdp_hash, prune, counts, 0);
+	return XDP_DROP;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

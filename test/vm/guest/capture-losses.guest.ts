@@ -1,8 +1,9 @@
 /** What capture misses is counted, to the last record (invariant I6); and what it costs others. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { test } from 'node:test';
+import { promisify } from 'node:util';
 import { openCapture } from '../../../src/kernel/capture.js';
 import { brief, figure, Recorder, run, TestMap } from './guest.js';
 
@@ -25,6 +26,35 @@ test('a ring that overflows: captured + lost = written', () => {
     map.ops('update 0 1 2');
     const [next] = recorder.take();
     assert.equal(next!.seq - captured.at(-1)!.seq, lost + 1);
+    map.remove();
+  } finally {
+    capture.close();
+  }
+});
+
+test('writers on both CPUs at once: every write has its record, and no number is missing', async () => {
+  const capture = openCapture('fentry');
+  try {
+    const recorder = new Recorder(capture);
+    const map = TestMap.create('both', { kind: 'hash', entries: 4096 });
+    recorder.watch(map);
+    const write = (cpu: number) =>
+      promisify(execFile)('taskset', [
+        '--cpu-list',
+        `${cpu}`,
+        'dist/vm/map-ops',
+        map.pin,
+        'update',
+        '0',
+        '3000',
+        `${cpu}`,
+      ]);
+    await Promise.all([write(0), write(1)]);
+    const changes = recorder.take();
+    const { skipped } = capture.losses(map.id);
+    assert.equal(changes.length + skipped, 6000);
+    const numbers = changes.map(({ seq }) => seq).sort((a, b) => a - b);
+    assert.ok(numbers.every((seq, i) => i === 0 || seq === numbers[i - 1]! + 1));
     map.remove();
   } finally {
     capture.close();

@@ -12,6 +12,9 @@ import { brief, type Change, figure, PacketSource, pinToCpu, Recorder, type Test
 /** The keys that xdp-writer.bpf.c uses are [0, XDP_KEYS); the agent's applies use those above. */
 const XDP_KEYS = 1024;
 
+/** A wait this long, with packets on their way, means that a wake-up was lost. */
+const STALL_MS = 10_000;
+
 let packets: PacketSource;
 let capture: KernelCapturePort;
 let recorder: Recorder;
@@ -58,6 +61,37 @@ describe('an XDP program writes', () => {
       return number % 2 === 0 ? `UPDATE ${key} ${number}` : `DELETE ${key}`;
     });
     assert.deepEqual(brief(recorder.take()), expected);
+    unwatchMap(map);
+  });
+
+  test('deletes whose key lies in the element that goes', async () => {
+    const map = watchMap('xdp_hash');
+    map.applyDelete(0, 4 * XDP_KEYS);
+    map.apply(0, 200, 1);
+    packets.resetStats();
+    packets.attach('prune_hash');
+    await packets.send(1, 1);
+    assert.equal(packets.stats().deleted, 200);
+    const expected = Array.from({ length: 200 }, (_, key) => `DELETE ${key}`);
+    assert.deepEqual(brief(recorder.take()).sort(), expected.sort());
+    unwatchMap(map);
+  });
+
+  test('a consumer that goes to sleep is woken, however often', async () => {
+    const map = watchMap('xdp_hash');
+    packets.resetStats();
+    packets.attach('write_hash');
+    const sending = packets.send(3000, 1);
+    let captured = 0;
+    let stalls = 0;
+    while (captured < 3000 && stalls === 0) {
+      const startMs = performance.now();
+      await capture.wait(STALL_MS, 0);
+      captured += recorder.take().length;
+      if (performance.now() - startMs >= STALL_MS) stalls++;
+    }
+    await sending;
+    assert.deepEqual({ captured, stalls }, { captured: 3000, stalls: 0 });
     unwatchMap(map);
   });
 
