@@ -5,7 +5,7 @@
  *     agent.multiaddrs;          // ready to paste as another's --bootstrap
  *     await agent.stop();        // nothing left behind: no program, fd, socket or timer
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { startApiServer } from '../api/server.js';
 import type { Log } from '../config/log.js';
@@ -293,7 +293,7 @@ function makeMaps(
 }
 
 function sha256(bytes: Uint8Array): Uint8Array {
-  return createHash('sha256').update(bytes).digest();
+  return hash('sha256', bytes, 'buffer');
 }
 
 function describe(maps: readonly AgentMap[], ready: boolean): AgentHello {

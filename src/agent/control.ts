@@ -104,7 +104,7 @@ export class Control implements AgentControl {
     const reports: SweepReport[] = [];
     for (const map of maps) {
       if (map.state !== 'live') continue;
-      const { truncated: _, ...found } = await this.#parts.sweeps.sweep(map);
+      const found = await this.#parts.sweeps.sweep(map);
       reports.push({ name: map.name, ...found, ...map.lastSweep! });
     }
     return reports;

@@ -102,17 +102,22 @@ export class Sweeps {
     const turns = new Turns();
     try {
       sweeper.begin(mode);
-      while (!this.#stopped && sweeper.step()) await turns.pause();
-      await pump.drain();
-      let result = sweeper.confirm();
-      while (result === null && !this.#stopped) {
-        await turns.pause();
-        result = sweeper.confirm();
+      let done: SweepResult | null = null;
+      while (done === null && !this.#stopped) {
+        while (sweeper.step() === 'more' && !this.#stopped) await turns.pause();
+        await pump.drain();
+        let outcome = sweeper.confirm();
+        while (outcome === 'more') {
+          await turns.pause();
+          outcome = sweeper.confirm();
+        }
+        if (outcome !== 'step') done = outcome;
+        pump.scheduleFlush();
       }
+      if (done === null) return emptyResult();
       map.sweepProblem = '';
       map.sweptLosses = lostBefore;
       const durationMs = performance.now() - startMs;
-      const done = result ?? emptyResult();
       const repairs = repairsOf(done);
       map.lastSweep = {
         atMs: Date.now(),
@@ -126,7 +131,7 @@ export class Sweeps {
           'sweep repaired the map',
         );
       }
-      this.#plan(map, done.truncated ? Number.NEGATIVE_INFINITY : durationMs);
+      this.#plan(map, durationMs);
       return done;
     } catch (error) {
       sweeper.close();
@@ -143,7 +148,6 @@ export class Sweeps {
     if (map.isMemory) return; // nobody but this agent writes it
     const jitter = 1 + JITTER * (2 * this.#components.random() - 1);
     const waitMs = Math.max(this.#intervalMs * jitter, durationMs * COST_SHARE);
-    const dueMs = durationMs === Number.NEGATIVE_INFINITY ? 0 : performance.now() + waitMs;
-    this.#plans.set(map, { dueMs });
+    this.#plans.set(map, { dueMs: performance.now() + waitMs });
   }
 }

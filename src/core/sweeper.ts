@@ -2,11 +2,11 @@
  * The sweep: dumps the whole kernel map, diffs it with the replica, and repairs both ways. It finds what no hook sees
  * (I7) and whatever events missed (I6), and it is the only capture of the `sweep` tier.
  *
- * A dump takes time, and the map changes meanwhile. So a difference is only a suspicion at first; when the dump is
- * through and the ring was drained, each suspect is looked at again, and only what differs still is acted on.
+ * A dump takes time, and the map changes meanwhile. So a difference is only a suspicion at first; when enough suspects
+ * have come together and the ring was drained, each is looked at again, and only what differs still is acted on.
  *
  * ```
- * begin -> step ... step -> [drain the ring] -> confirm ... confirm -> result
+ * begin -> step ... step -> [drain the ring] -> confirm ... confirm -> step ... -> result
  * ```
  * What a difference means depends on whether this node has a history of the map (mode):
  * - `periodic`: the kernel changed without an event. It becomes a local write. An entry that is gone is a missed delete,
@@ -36,16 +36,14 @@ export interface SweepResult {
   readonly appliedDeletes: number;
   /** Missing entries that are too many to be believed deletes (I8). */
   readonly heldDeletes: number;
-  /** More differences than one sweep looks into: sweep again. */
-  readonly truncated: boolean;
 }
 
 /** Entries per step: 0.3 to 0.5 ms of dump and about as much of comparison. */
 const STEP_ENTRIES = 1024;
 /** Suspects looked at per step: one bpf(2) look-up each. */
 const CONFIRM_ENTRIES = 512;
-/** Most suspects of one sweep; further ones wait for the next, which follows at once. */
-const SUSPECTS_MAX = 65_536;
+/** Suspects that are gathered before they are looked at: bounds the memory of a sweep. */
+const SUSPECTS_MAX = 4096;
 /** A sweep that misses more than this share of a map with more than this many entries does not believe that they were
  * deleted: the map was emptied or is another one. */
 const DELETE_GUARD_SHARE = 0.5;
@@ -92,43 +90,28 @@ export class Sweeper {
     this.#dump = null;
   }
 
-  /** Dumps and compares some entries. @returns false when the dump is complete. */
-  step(): boolean {
-    const { keyBytes, valueBytes, kind } = this.#port.info;
+  /**
+   * Dumps and compares some entries.
+   * @returns `more`: call it again; `confirm`: drain the ring, call {@link confirm} until it is done, then go on.
+   */
+  step(): 'more' | 'confirm' {
+    if (this.#suspects.length >= SUSPECTS_MAX) return 'confirm';
+    const { keyBytes, valueBytes } = this.#port.info;
     const count = this.#dump?.next(this.#keys, this.#values, stepEntries(this.#port)) ?? 0;
     if (count === 0) {
       this.close();
-      return false;
+      return 'confirm';
     }
     this.#result.entries += count;
-    const { table } = this.#replica;
-    for (let i = 0; i < count; i++) {
-      const keyAt = i * keyBytes;
-      const valueAt = i * valueBytes;
-      const canonical = kind !== 'lpm_trie' || !canonicalLpmKey(this.#keys, keyAt, keyBytes);
-      const entry = table.find(this.#keys, keyAt);
-      if (entry < 0) {
-        if (isArrayKind(kind) && isZero(this.#values, valueAt, valueAt + valueBytes)) continue;
-      } else {
-        table.setFlag(entry, EntryFlag.SWEPT);
-        const same = !this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, valueAt);
-        if (same && canonical) {
-          this.#replica.markApplied(entry);
-          continue;
-        }
-        if (same) {
-          this.#replica.applyQueue.push(entry);
-          continue;
-        }
-      }
-      this.#suspect(this.#keys.slice(keyAt, keyAt + keyBytes));
-    }
-    return true;
+    for (let i = 0; i < count; i++) this.#compare(i * keyBytes, i * valueBytes);
+    return 'more';
   }
 
-  /** Looks at some suspects again and acts on them. @returns null while there are more. */
-  confirm(): SweepResult | null {
-    if (this.#missing === null) this.#collectMissing();
+  /**
+   * Looks at some suspects again and acts on them.
+   * @returns `more`: call it again; `step`: the dump goes on; else the result of the whole sweep.
+   */
+  confirm(): 'more' | 'step' | SweepResult {
     for (let i = 0; i < CONFIRM_ENTRIES; i++) {
       const key = this.#suspects[this.#suspectAt];
       if (key !== undefined) {
@@ -136,12 +119,34 @@ export class Sweeper {
         this.#confirmDifferent(key);
         continue;
       }
-      const entry = this.#missing![this.#missingAt];
+      this.#suspects = [];
+      this.#suspectAt = 0;
+      if (this.#dump !== null) return 'step';
+      this.#missing ??= this.#collectMissing();
+      const entry = this.#missing[this.#missingAt];
       if (entry === undefined) return this.#finish();
       this.#missingAt++;
       this.#confirmMissing(entry);
     }
-    return null;
+    return 'more';
+  }
+
+  /** Compares the entry of the dump at these offsets with its register. */
+  #compare(keyAt: number, valueAt: number): void {
+    const { keyBytes, valueBytes, kind } = this.#port.info;
+    const { table } = this.#replica;
+    const canonical = kind !== 'lpm_trie' || !canonicalLpmKey(this.#keys, keyAt, keyBytes);
+    const entry = table.find(this.#keys, keyAt);
+    if (entry < 0) {
+      if (isArrayKind(kind) && isZero(this.#values, valueAt, valueAt + valueBytes)) return;
+    } else {
+      table.setFlag(entry, EntryFlag.SWEPT);
+      const same = !this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, valueAt);
+      if (same && canonical) this.#replica.markApplied(entry);
+      else if (same) this.#replica.applyQueue.push(entry);
+      if (same) return;
+    }
+    this.#suspects.push(this.#keys.slice(keyAt, keyAt + keyBytes));
   }
 
   #finish(): SweepResult {
@@ -152,13 +157,8 @@ export class Sweeper {
     return this.#result;
   }
 
-  #suspect(key: Uint8Array): void {
-    if (this.#suspects.length < SUSPECTS_MAX) this.#suspects.push(key);
-    else this.#result.truncated = true;
-  }
-
   /** Live registers that the dump did not show. Clears the marks of this sweep. */
-  #collectMissing(): void {
+  #collectMissing(): number[] {
     const replica = this.#replica;
     const { table } = replica;
     const ignored =
@@ -174,14 +174,9 @@ export class Sweeper {
       replica.entries <= DELETE_GUARD_ENTRIES || missing.length <= replica.entries * DELETE_GUARD_SHARE;
     if (this.#mode === 'periodic' && !believable && !isLruKind(this.#port.info.kind)) {
       this.#result.heldDeletes = missing.length;
-      this.#missing = [];
-      return;
+      return [];
     }
-    if (missing.length > SUSPECTS_MAX) {
-      missing.length = SUSPECTS_MAX;
-      this.#result.truncated = true;
-    }
-    this.#missing = missing;
+    return missing;
   }
 
   #confirmDifferent(key: Uint8Array): void {
@@ -247,7 +242,6 @@ export function emptyResult(): SweepResult {
     appliedSets: 0,
     appliedDeletes: 0,
     heldDeletes: 0,
-    truncated: false,
   };
 }
 

@@ -292,14 +292,20 @@ class Libp2pMesh implements Mesh {
     this.#phase = 'stopped';
   }
 
-  /** Gives what was published a moment to leave. */
+  /** Gives what was published a moment to arrive. */
   async #drain(): Promise<void> {
     const endMs = this.#deps.nowMs() + limits.STOP_DRAIN_MS;
     for (;;) {
       this.#observeQueues();
-      if (this.#pacer.backlogBytes() === 0 || this.#deps.nowMs() >= endMs) return;
+      if (this.#pacer.backlogBytes() === 0 || this.#deps.nowMs() >= endMs) break;
       await sleep(10);
     }
+    // A socket that is closed while the peer's last words lie unread resets the connection and loses ours.
+    const links = [...this.#chosen.values()];
+    const flushed = Promise.allSettled(links.map((link) => link.meter.flushed()));
+    const waiting = new AbortController();
+    await Promise.race([flushed, sleep(limits.STOP_DRAIN_MS, undefined, waiting).catch(() => undefined)]);
+    waiting.abort();
   }
 
   // --- What others ask ------------------------------------------------------------------------------------

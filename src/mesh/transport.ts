@@ -46,6 +46,8 @@ export interface LinkMeter {
   rttMs(): number | null;
   /** Resolves when at most `bytes` are queued. */
   room(bytes: number): Promise<void>;
+  /** Resolves when the peer has taken in everything written before; rejects if the connection breaks. */
+  flushed(): Promise<void>;
 }
 
 export interface TransportOptions {
@@ -172,6 +174,7 @@ function meteredYamux(
 
 interface YamuxInside {
   getRTT?(): number;
+  ping?(): Promise<number>;
 }
 
 /** A multiplexer whose outgoing queue can be seen. */
@@ -216,6 +219,13 @@ class MeteredMuxer implements StreamMuxer, LinkMeter {
   rttMs(): number | null {
     const rtt = (this.#inner as YamuxInside).getRTT?.() ?? -1;
     return rtt < 0 ? null : rtt;
+  }
+
+  async flushed(): Promise<void> {
+    // Frames arrive in order, so that the answer to a ping proves all before it. The first may join a ping under way.
+    const inner = this.#inner as YamuxInside;
+    await inner.ping?.();
+    await inner.ping?.();
   }
 
   room(bytes: number): Promise<void> {

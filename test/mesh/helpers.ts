@@ -207,9 +207,9 @@ export class BrokenPeer {
     const idle = {
       isAdmitted: () => false,
       isChosen: () => false,
-      onHeard() {},
-      onSubscription() {},
-      onRejected() {},
+      onHeard: () => undefined,
+      onSubscription: () => undefined,
+      onRejected: () => undefined,
     };
     const transport = await createTransport(new Gossip('/unused/', idle), {
       identity,

@@ -156,10 +156,10 @@ test('a taken port, a foreign address and a bad multiaddr are one-line errors', 
   };
   const handlers = {
     describe: () => null,
-    onHello() {},
-    onPeerUp() {},
-    onPeerDown() {},
-    onPeerSubscribed() {},
+    onHello: () => undefined,
+    onPeerUp: () => undefined,
+    onPeerDown: () => undefined,
+    onPeerSubscribed: () => undefined,
   };
   assert.throws(
     () => createMesh(handlers, { ...bad, identity: generateIdentity() }),

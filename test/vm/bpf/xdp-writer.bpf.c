@@ -4,10 +4,13 @@
  * what it refused, through pointers, so that the test knows the exact number.
  */
 #include <linux/bpf.h>
+#include <stddef.h>
 
 #include <bpf/bpf_helpers.h>
 
 #define KEYS 1024
+
+struct bpf_map;
 
 struct stats {
 	__u64 packets;
@@ -169,9 +172,11 @@ int rewrite_hash(struct xdp_md *packet)
 	return XDP_DROP;
 }
 
-static long prune(struct bpf_map *map, const __u32 *key, __u64 *value, struct stats *counts)
+static long prune(struct bpf_map *map, const __u32 *key, __u64 *value, void *context)
 {
-	if (bpf_map_delete_elem(map, key) == 0)
+	struct stats *counts = stats();
+
+	if (counts && bpf_map_delete_elem(map, key) == 0)
 		__sync_fetch_and_add(&counts->deleted, 1);
 	return 0;
 }
@@ -185,7 +190,7 @@ int prune_hash(struct xdp_md *packet)
 	if (!counts)
 		return XDP_ABORTED;
 	__sync_fetch_and_add(&counts->packets, 1);
-	bpf_for_each_map_elem(&xdp_hash, prune, counts, 0);
+	bpf_for_each_map_elem(&xdp_hash, prune, NULL, 0);
 	return XDP_DROP;
 }
 
