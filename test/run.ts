@@ -133,8 +133,10 @@ function reportFile(file: string, { results, output, durationMs }: FileResult, t
   if (failed.length > 0) counts.push(`${failed.length} failed`);
   if (skipped.length > 0) counts.push(`${skipped.length} skipped`);
   say(`${failed.length > 0 ? 'FAIL' : 'ok  '}  ${name}  ${counts.join(', ')}  ${seconds({ durationMs })}`);
-  for (const line of output.matchAll(/^figure: .*$/gm)) say(`      ${line[0]}`);
-  if (failed.length === 0) return;
+  if (failed.length === 0) {
+    for (const line of output.matchAll(/^figure: .*$/gm)) say(`      ${line[0]}`);
+    return;
+  }
   for (const test of failed) {
     say(`\n  not ok: ${test.path.join(' > ')}  ${seconds(test)}\n${indent(test.detail)}`);
     totals.failures.push(`${name}: ${test.path.join(' > ')}`);

@@ -120,31 +120,6 @@ test('garbage in the greeting closes that connection only', async () => {
   for (const reason of reasons) assert.equal(reason, oneLine(reason), 'control characters are gone');
 });
 
-test('a connection that never greets is dropped, and gossip or streams before the greeting lead nowhere', async () => {
-  const a = await fleet.start();
-  a.listen('m');
-  a.mesh.handle('/test/echo', async (stream) => {
-    for await (const frame of stream.frames) await stream.send(frame);
-  });
-  const peer = await fleet.broken();
-  const connection = await peer.dial(a);
-  const gossip = await peer.gossip(connection).catch(() => null);
-  gossip?.message(wireTopic('m'), Buffer.from('too early'));
-  const stream = await connection.newStream(['/test/echo']).catch(() => null);
-  if (stream !== null) {
-    stream.sink([Buffer.from([0, 0, 0, 1, 9])]).catch(() => undefined);
-    const chunks: unknown[] = [];
-    try {
-      for await (const chunk of stream.source) chunks.push(chunk);
-    } catch {
-      chunks.length = 0;
-    }
-    assert.deepEqual(chunks, []);
-  }
-  await until(() => connection.status !== 'open', 'hung up', 9_000);
-  assert.deepEqual([a.received, a.up], [[], []]);
-});
-
 test('invalid messages are counted, too many of them end the link; honest peers go on', async () => {
   const a = await fleet.start();
   a.listen('m', (data) => (data[0] === 0xbd ? 'reject' : 'accept'));
