@@ -174,7 +174,6 @@ struct capture {
 	struct ring ring;
 	struct watched watched[MM_SLOTS];
 	uint32_t watched_count;
-	uint32_t lpm_count;
 };
 
 static pthread_mutex_t captures_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -572,7 +571,6 @@ static int watch(struct capture *capture, uint32_t map_id, uint32_t map_type, ui
 	if (slot < 0)
 		return slot;
 	capture->watched[capture->watched_count++] = (struct watched){ map_id, map_type, key_bytes, slot, tier };
-	capture->lpm_count += map_type == BPF_MAP_TYPE_LPM_TRIE;
 	memset(&shared->counters[slot], 0, sizeof(shared->counters[slot]));
 	shared->watch_tier[slot] = tier;
 	__atomic_store_n(&shared->watch_id[slot], map_id, __ATOMIC_SEQ_CST);
@@ -601,7 +599,6 @@ int mm_capture_unwatch(int handle, uint32_t map_id)
 	watched = find_watched(capture, map_id);
 	if (watched) {
 		__atomic_store_n(&capture->shared->watch_id[watched->slot], MM_WATCH_REMOVED, __ATOMIC_SEQ_CST);
-		capture->lpm_count -= watched->type == BPF_MAP_TYPE_LPM_TRIE;
 		*watched = capture->watched[--capture->watched_count];
 	}
 	release(capture);
@@ -654,13 +651,6 @@ int mm_capture_losses(int handle, uint32_t map_id, struct mm_losses *out)
 
 #define RECORD_AT(ring, position) ((const uint32_t *)((ring)->data + ((position) & ((ring)->data_bytes - 1))))
 
-static bool is_lpm(struct capture *capture, uint32_t map_id)
-{
-	struct watched *watched = find_watched(capture, map_id);
-
-	return watched && watched->type == BPF_MAP_TYPE_LPM_TRIE;
-}
-
 static int drain(struct capture *capture, uint8_t *out, uint32_t out_bytes)
 {
 	struct ring *ring = &capture->ring;
@@ -676,13 +666,9 @@ static int drain(struct capture *capture, uint8_t *out, uint32_t out_bytes)
 		if (length & BPF_RINGBUF_BUSY_BIT)
 			break;
 		if (!(length & BPF_RINGBUF_DISCARD_BIT)) {
-			struct mm_record *record = (struct mm_record *)(out + copied);
-
 			if (bytes > out_bytes - copied)
 				break;
-			memcpy(record, (const uint8_t *)header + BPF_RINGBUF_HDR_SZ, bytes);
-			if (capture->lpm_count && record->key_bytes && is_lpm(capture, record->map_id))
-				mm_lpm_canonical(record + 1, 1, record->key_bytes);
+			memcpy(out + copied, (const uint8_t *)header + BPF_RINGBUF_HDR_SZ, bytes);
 			copied += bytes;
 		}
 		consumer += (bytes + BPF_RINGBUF_HDR_SZ + 7) & ~7ul;

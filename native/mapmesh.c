@@ -219,6 +219,22 @@ int mm_map_lookup(int fd, const void *key, void *value)
 	return or_errno(bpf_map_lookup_elem(fd, key, value));
 }
 
+int mm_lpm_lookup(int fd, const void *key, void *value, uint32_t key_bytes)
+{
+	uint8_t first[MM_KEY_BYTES_MAX], next[MM_KEY_BYTES_MAX];
+
+	/* After a key that is not there, the walk starts over: the first key comes "next" (trie_get_next_key). */
+	if (bpf_map_get_next_key(fd, NULL, first))
+		return or_errno(-1);
+	if (!bpf_map_get_next_key(fd, key, next)) {
+		if (!memcmp(first, next, key_bytes))
+			return -ENOENT;
+	} else if (errno != ENOENT) {
+		return or_errno(-1);
+	}
+	return or_errno(bpf_map_lookup_elem(fd, key, value));
+}
+
 /* Tries again for one entry; contention is over within microseconds, a cache refill within a tick or so. */
 #define MM_RETRIES_MAX 6
 #define MM_RETRY_NS 20000
@@ -438,20 +454,4 @@ int mm_map_dump_next(int fd, struct mm_dump *dump, void *keys, void *values, uin
 	if (dump->phase == DUMP_KEYS)
 		return dump_keys(fd, dump, keys, values, count, key_bytes, value_bytes, max_entries);
 	return 0;
-}
-
-void mm_lpm_canonical(void *keys, uint32_t count, uint32_t key_bytes)
-{
-	for (uint32_t index = 0; index < count; index++) {
-		uint8_t *key = (uint8_t *)keys + (size_t)index * key_bytes;
-		uint32_t prefix_bits, data_bytes = key_bytes - 4;
-
-		memcpy(&prefix_bits, key, 4);
-		if (prefix_bits >= data_bytes * 8)
-			continue;
-		key += 4;
-		if (prefix_bits % 8)
-			key[prefix_bits / 8] &= 0xff << (8 - prefix_bits % 8);
-		memset(key + (prefix_bits + 7) / 8, 0, data_bytes - (prefix_bits + 7) / 8);
-	}
 }

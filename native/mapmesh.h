@@ -56,6 +56,8 @@ int mm_pin(int fd, const char *path);
 int mm_close(int fd);
 
 int mm_map_lookup(int fd, const void *key, void *value);
+/* The same for an LPM trie, and exactly: a look-up in a trie answers with the longest prefix that matches the key. */
+int mm_lpm_lookup(int fd, const void *key, void *value, uint32_t key_bytes);
 
 /*
  * Upserts or deletes `count` packed entries. errnos[i] becomes 0 or the positive errno of entry i; the others are
@@ -85,9 +87,6 @@ struct mm_dump {
  */
 int mm_map_dump_next(int fd, struct mm_dump *dump, void *keys, void *values, uint32_t count, uint32_t key_bytes,
 		     uint32_t value_bytes, uint32_t max_entries);
-
-/* Zeroes the bits of LPM trie keys that lie past the prefix: the kernel keeps but ignores them. */
-void mm_lpm_canonical(void *keys, uint32_t count, uint32_t key_bytes);
 
 /* ---- capture ---- */
 

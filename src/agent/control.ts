@@ -12,7 +12,7 @@ import {
 import { MapmeshError } from '../core/errors.js';
 import { EntryFlag } from '../core/register-table.js';
 import { formatStamp, stampAt } from '../core/stamp.js';
-import { errnoHint, errnoName } from '../kernel/errno.js';
+import { describeErrno } from '../kernel/errno.js';
 import type { AgentMap } from './agent-map.js';
 import { coverageOf } from './coverage.js';
 import type { AgentParts } from './parts.js';
@@ -200,8 +200,4 @@ function problemsOf(map: AgentMap): string[] {
   }
   if (map.sweepProblem !== '') problems.push(`the last sweep failed: ${map.sweepProblem}`);
   return problems;
-}
-
-function describeErrno(errno: number): string {
-  return `${errnoName(errno)}: ${errnoHint(errno)}`;
 }

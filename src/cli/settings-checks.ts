@@ -5,7 +5,7 @@ export async function settingsChecks(): Promise<SettingsChecks> {
   const [{ checkMultiaddr }, { publicKeyOfPeerId }, { parseSelector }] = await Promise.all([
     import('../mesh/multiaddrs.js'),
     import('../mesh/identity.js'),
-    import('../kernel/map-selector.js'),
+    import('../kernel/selector.js'),
   ]);
   return { multiaddr: checkMultiaddr, peerId: publicKeyOfPeerId, selector: parseSelector };
 }

@@ -1,8 +1,5 @@
 /**
  * A kernel map, over bpf(2): the {@link MapPort} that the agent applies to and sweeps.
- *
- * Keys of an LPM trie are always in canonical form here (bits past the prefix are zero): the kernel keeps those bits
- * but ignores them, so that two byte strings can be one entry. Capture does the same to its records.
  */
 import { invariant, MapmeshError } from '../core/errors.js';
 import type { MapDump, MapInfo, MapPort, WriteWindow } from '../core/map-port.js';
@@ -128,7 +125,9 @@ export class KernelMap implements MapPort {
   /** @throws MapmeshError ERR_KERNEL */
   lookup(key: Uint8Array, valueOut: Uint8Array): boolean {
     this.#check(1, key, valueOut);
-    const result = this.#native.mapLookup(this.#fd, key, valueOut);
+    const result = this.#isLpm
+      ? this.#native.lpmLookup(this.#fd, key, valueOut, this.info.keyBytes)
+      : this.#native.mapLookup(this.#fd, key, valueOut);
     if (result === 0) return true;
     if (result === -ENOENT) return false;
     throw kernelError(`Cannot look up an entry of map "${this.#label}"`, -result);
@@ -156,7 +155,7 @@ export class KernelMap implements MapPort {
     return new KernelMapDump((state, keys, values, countMax) => {
       invariant(this.#fd >= 0, 'the map is open while it is dumped');
       const { keyBytes, valueBytes, maxEntries } = this.info;
-      const count = this.#native.mapDumpNext(
+      return this.#native.mapDumpNext(
         this.#fd,
         state,
         keys,
@@ -166,8 +165,6 @@ export class KernelMap implements MapPort {
         valueBytes,
         maxEntries,
       );
-      if (count > 0 && this.#isLpm) this.#native.lpmCanonical(keys, count, keyBytes);
-      return count;
     }, this);
   }
 

@@ -54,6 +54,7 @@ export interface Native {
   pin(fd: number, path: string): number;
   close(fd: number): number;
   mapLookup(fd: number, key: Uint8Array, valueOut: Uint8Array): number;
+  lpmLookup(fd: number, key: Uint8Array, valueOut: Uint8Array, keyBytes: number): number;
   mapUpdateMany(
     fd: number,
     keys: Uint8Array,
@@ -83,7 +84,6 @@ export interface Native {
     valueBytes: number,
     maxEntries: number,
   ): number;
-  lpmCanonical(keys: Uint8Array, count: number, keyBytes: number): void;
 
   captureOpen(objectPath: string, tier: number, ringBytes: number): number;
   captureWatch(handle: number, mapId: number, mapType: number, keyBytes: number): number;
@@ -155,6 +155,7 @@ function open(path: string): Native {
     pin: library.func('int mm_pin(int fd, const char *path)'),
     close: library.func('int mm_close(int fd)'),
     mapLookup: library.func('int mm_map_lookup(int fd, void *key, void *value)'),
+    lpmLookup: library.func('int mm_lpm_lookup(int fd, void *key, void *value, uint32_t key_bytes)'),
     mapUpdateMany: library.func(
       'int mm_map_update_many(int fd, void *keys, void *values, uint32_t count, uint32_t key_bytes, uint32_t value_bytes, void *errnos, void *window_us)',
     ),
@@ -164,7 +165,6 @@ function open(path: string): Native {
     mapDumpNext: library.func(
       'int mm_map_dump_next(int fd, void *dump, void *keys, void *values, uint32_t count, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries)',
     ),
-    lpmCanonical: library.func('void mm_lpm_canonical(void *keys, uint32_t count, uint32_t key_bytes)'),
     captureOpen: library.func('int mm_capture_open(const char *path, uint32_t tier, uint32_t ring_bytes)'),
     captureWatch: library.func(
       'int mm_capture_watch(int handle, uint32_t map_id, uint32_t map_type, uint32_t key_bytes)',

@@ -129,6 +129,15 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
     await until('the delete on b', () => !dumpPin(b).has('deadbeef'));
   });
 
+  it('bring LPM keys to one form on both nodes, whatever bits a writer left beyond the prefix', async () => {
+    const [a, b] = [pinOf('a', 'kind-lpm-trie'), pinOf('b', 'kind-lpm-trie')];
+    bpftool('update', a, '080000000b010203', '0102030405060708');
+    await until('the canonical key', () => [a, b].every((pin) => dumpPin(pin).has('080000000b000000')));
+    await untilEqual([a, b]);
+    bpftool('delete', b, '080000000b090909');
+    await until('the delete', () => [a, b].every((pin) => !dumpPin(pin).has('080000000b000000')));
+  });
+
   it('report what bpftool shows, and lost and pending nothing', async () => {
     for (const agent of agents) {
       const status = await agent.status();

@@ -97,16 +97,30 @@ describe('kernel map', () => {
     map.close();
   });
 
-  it('shows LPM keys with the ignored bits cleared', () => {
+  it('looks LPM keys up exactly, though the kernel answers with the longest prefix that matches', () => {
     const map = createMap({ kind: 'lpm_trie', keyBytes: 8, valueBytes: 4 });
-    const keys = Uint8Array.of(12, 0, 0, 0, 10, 0x1f, 3, 4, 0, 0, 0, 0, 9, 9, 9, 9, 32, 0, 0, 0, 1, 2, 3, 4);
-    const errnos = new Int32Array(3);
-    map.update(keys, new Uint8Array(12), 3, errnos);
-    assert.deepEqual([...errnos], [0, 0, 0]);
-    assert.deepEqual(
-      [...contents(map).entries.keys()].sort(),
-      ['0000000000000000', '0c0000000a100000', '2000000001020304'].sort(),
-    );
+    const value = new Uint8Array(4);
+    const key = (bits: number, ...address: number[]) => Uint8Array.of(bits, 0, 0, 0, ...address);
+    const has = (sought: Uint8Array) => map.lookup(sought, value);
+    assert.equal(has(key(8, 10, 0, 0, 0)), false, 'an empty trie');
+    const inside = [key(0, 0, 0, 0, 0), key(8, 10, 0, 0, 0), key(16, 10, 1, 0, 0), key(32, 10, 1, 2, 3)];
+    inside.forEach((present, i) => {
+      map.update(present, new Uint8Array(4).fill(i + 1), 1, new Int32Array(1));
+    });
+    inside.forEach((present, i) => {
+      assert.ok(has(present));
+      assert.equal(value[0], i + 1);
+    });
+    for (const absent of [
+      key(9, 10, 0, 0, 0),
+      key(24, 10, 1, 2, 0),
+      key(32, 10, 1, 2, 4),
+      key(8, 11, 0, 0, 0),
+    ]) {
+      assert.equal(has(absent), false, hex(absent));
+    }
+    map.delete(inside[1]!, 1, new Int32Array(1));
+    assert.equal(has(inside[1]!), false);
     map.close();
   });
 
