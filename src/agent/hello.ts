@@ -1,13 +1,13 @@
 /** What agents tell each other about themselves, on connecting and each second (the `app` part of the mesh's hello). */
 import { z } from 'zod';
-import type { MapShape } from '../core/map-port.js';
+import { MAP_KINDS, type MapShape } from '../core/map-port.js';
 
 /** Most maps that one node may announce. */
 const MAPS_MAX = 1024;
 
 const MAP_HELLO = z.object({
   name: z.string().min(1).max(64),
-  kind: z.enum(['hash', 'lru_hash', 'percpu_hash', 'lru_percpu_hash', 'array', 'percpu_array', 'lpm_trie']),
+  kind: z.enum(MAP_KINDS),
   keyBytes: z.int().min(1).max(65_536),
   valueBytes: z
     .int()

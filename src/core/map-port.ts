@@ -7,14 +7,17 @@
  */
 
 /** Kinds that can be replicated. Everything else the kernel knows is refused with a reason (kernel/map-kinds.ts). */
-export type MapKind =
-  | 'hash'
-  | 'lru_hash'
-  | 'percpu_hash'
-  | 'lru_percpu_hash'
-  | 'array'
-  | 'percpu_array'
-  | 'lpm_trie';
+export const MAP_KINDS = [
+  'hash',
+  'lru_hash',
+  'percpu_hash',
+  'lru_percpu_hash',
+  'array',
+  'percpu_array',
+  'lpm_trie',
+] as const;
+
+export type MapKind = (typeof MAP_KINDS)[number];
 
 /** What two nodes must agree on before they replicate a map (invariant I12). */
 export interface MapShape {

@@ -5,7 +5,7 @@ import { after, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { MapKind } from '../../src/core/map-port.js';
+import { MAP_KINDS } from '../../src/core/map-port.js';
 import { TestAgent } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
@@ -62,21 +62,12 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
     [64, 256],
     [512, 4096],
   ];
-  const kinds: MapKind[] = [
-    'hash',
-    'lru_hash',
-    'percpu_hash',
-    'lru_percpu_hash',
-    'array',
-    'percpu_array',
-    'lpm_trie',
-  ];
   const cases: { name: string; spec: TestMapSpec }[] = [
     ...sizes.map(([keyBytes, valueBytes]) => ({
       name: `hash-${keyBytes}-${valueBytes}`,
       spec: { kind: 'hash' as const, keyBytes, valueBytes, maxEntries: 200 },
     })),
-    ...kinds.map((kind) => ({
+    ...MAP_KINDS.map((kind) => ({
       name: `kind-${kind}`.replaceAll('_', '-'),
       spec: {
         kind,
@@ -162,6 +153,32 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
     const [a, b] = await Promise.all(agents.map((agent) => agent.status()));
     for (const map of a!.maps) {
       assert.equal(b!.maps.find(({ name }) => name === map.name)?.digest, map.digest, map.name);
+    }
+  });
+});
+
+describe('two agents without any hook', { skip, concurrency: false }, () => {
+  it('carry updates and deletes at the next sweep', async () => {
+    const maps = new TestMaps();
+    const agents: TestAgent[] = [];
+    try {
+      const spec: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 1000 };
+      const [a, b] = [maps.create('a', spec), maps.create('b', spec)];
+      const extra = ['--capture', 'sweep', '--sweep-interval-ms', '200'];
+      agents.push(await TestAgent.start({ maps: { m: a }, extra }));
+      agents.push(await TestAgent.start({ maps: { m: b }, extra, bootstrap: [agents[0]!.multiaddr] }));
+      await Promise.all(agents.map((agent) => agent.ready()));
+      await writer('--pin', a, '--count', 300);
+      await until('the entries', () => dumpPin(b).size === 300);
+      await writer('--pin', b, '--op', 'delete', '--count', 50);
+      await writer('--pin', a, '--count', 20, '--first', 200, '--value', 99);
+      await until('the deletes', () => dumpPin(a).size === 250);
+      await untilEqual([a, b]);
+      const reports = await Promise.all(agents.map((agent) => agent.map('m')));
+      for (const report of reports) assert.deepEqual([report.capture, report.captured], ['sweep', 0]);
+    } finally {
+      await Promise.all(agents.map((agent) => agent.end()));
+      maps.remove();
     }
   });
 });
