@@ -51,7 +51,11 @@ function nodeFile(path: string, file: FileHandle): DiskFile {
     read: async (buffer, at, position) =>
       (await typed('read', path, file.read(buffer, at, buffer.length - at, position))).bytesRead,
     write: async (buffer, at, position) => {
-      const { bytesWritten } = await typed('write', path, file.write(buffer, at, buffer.length - at, position));
+      const { bytesWritten } = await typed(
+        'write',
+        path,
+        file.write(buffer, at, buffer.length - at, position),
+      );
       if (bytesWritten === 0) throw diskError('write', path, 'the disk takes no bytes');
       return bytesWritten;
     },

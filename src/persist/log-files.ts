@@ -91,9 +91,13 @@ async function readNewest(disk: Disk, directory: string): Promise<number> {
   } finally {
     await file.close();
   }
-  throw new MapmeshError('ERR_DATA_DIR', `Cannot use "${path}": it is damaged, expected a number and a newline`, {
-    hint: `Write the number of the newest "registers-*.log" and a newline into it. ${RECOVERY_HINT}`,
-  });
+  throw new MapmeshError(
+    'ERR_DATA_DIR',
+    `Cannot use "${path}": it is damaged, expected a number and a newline`,
+    {
+      hint: `Write the number of the newest "registers-*.log" and a newline into it. ${RECOVERY_HINT}`,
+    },
+  );
 }
 
 /** @throws MapmeshError ERR_DATA_DIR */
