@@ -6,11 +6,15 @@ import { until } from './until.js';
 
 const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
+const START_TIMEOUT_MS = 20_000;
+
 export interface AgentFlags {
   maps: Record<string, string>;
   bootstrap?: readonly string[];
   extra?: readonly string[];
   env?: Record<string, string>;
+  /** How long it may take until it listens; 20 seconds unless told. */
+  timeoutMs?: number;
 }
 
 export class TestAgent {
@@ -37,7 +41,7 @@ export class TestAgent {
         const found = [/^listening on (\S+)$/m.exec(text)?.[1], /^API on http:\/\/(\S+)$/m.exec(text)?.[1]];
         return found.every((each) => each !== undefined) ? (found as [string, string]) : undefined;
       },
-      20_000,
+      flags.timeoutMs ?? START_TIMEOUT_MS,
       () => output.join(''),
     );
     return new TestAgent(child, multiaddr, api, output);
@@ -58,11 +62,11 @@ export class TestAgent {
     return map;
   }
 
-  async ready(): Promise<this> {
+  async ready(timeoutMs = START_TIMEOUT_MS): Promise<this> {
     await until(
       'the agent to be ready',
       async () => (await this.status()).ready,
-      20_000,
+      timeoutMs,
       () => this.output,
     );
     return this;

@@ -121,7 +121,7 @@ function filesUnder(folder: string): string[] {
     .map((entry) => join(entry.parentPath ?? entry.path, entry.name))
     .filter((path) => !path.includes('/musl_x64/'))
     .map((path) => path.slice(REPO_ROOT.length + 1))
-    .filter((name) => folder !== 'dist' || !/^dist\/(bench|test\/(?!vm|harness))/.test(name));
+    .filter((name) => folder !== 'dist' || !/^dist\/(bench|test\/(?!vm|harness|support))/.test(name));
 }
 
 function fingerprintOf(members: readonly Member[]): string {
