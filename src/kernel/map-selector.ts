@@ -66,13 +66,22 @@ function openPin(path: string): MapPort {
   const fd = native.mapOpenPin(path);
   if (fd === -ENOENT)
     throw noSuchMap(path, 'there is no such file', 'Look with `ls /sys/fs/bpf`; is the bpffs mounted here?');
-  if ((fd === -EACCES || fd === -EINVAL) && statfsSync(path).type !== BPF_FS_MAGIC)
+  if ((fd === -EACCES || fd === -EINVAL) && isOutsideBpffs(path))
     throw noSuchMap(path, 'it is not on a bpffs', 'Pin the map with `bpftool map pin`.');
   if (fd < 0) throw openError(path, -fd);
   const object = readlinkSync(`/proc/self/fd/${fd}`);
   if (object.endsWith('bpf-map')) return openKernelMap(fd, path);
   native.close(fd);
   throw noSuchMap(path, `it is a pinned ${object.replace(/^.*bpf[-_]/, '')}`, 'Name the pin of a map.');
+}
+
+/** False also where this user may not look: then the missing privilege is what to report. */
+function isOutsideBpffs(path: string): boolean {
+  try {
+    return statfsSync(path).type !== BPF_FS_MAGIC;
+  } catch {
+    return false;
+  }
 }
 
 function openId(id: number): MapPort {

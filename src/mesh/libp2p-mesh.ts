@@ -68,7 +68,7 @@ import {
 } from './mesh.js';
 import { checkMultiaddr, formatAddress, isLoopback, type Lookup, parsePeerAddress } from './multiaddrs.js';
 import { Pacer } from './pacer.js';
-import { PeerBook, type PeerHint } from './peer-book.js';
+import { DEFAULT_SHAPE, type MeshShape, PeerBook, type PeerHint } from './peer-book.js';
 import { deferred } from './promise-with-resolvers.js';
 import { RelayMode } from './relay-mode.js';
 import { parseSecret } from './secret.js';
@@ -89,6 +89,7 @@ export interface MeshDeps {
   /** In [0, 1). */
   readonly random: () => number;
   readonly lookup: Lookup;
+  readonly shape: MeshShape;
   /** IP addresses of this host. */
   readonly hostAddresses: () => string[];
 }
@@ -99,6 +100,7 @@ const realDeps: MeshDeps = {
   wallMs: () => Date.now(),
   random: () => Math.random(),
   lookup: (host, family) => dnsLookup(host, { all: true, family }),
+  shape: DEFAULT_SHAPE,
   hostAddresses: () =>
     Object.values(networkInterfaces()).flatMap((addresses) =>
       (addresses ?? []).map(({ address }) => address),
@@ -177,7 +179,7 @@ class Libp2pMesh implements Mesh {
     this.#topicPrefix = `/mapmesh/1/${encodeURIComponent(options.cluster)}/`;
     this.#controlTopic = `${this.#topicPrefix}control`;
     const nowMs = deps.nowMs();
-    this.#book = new PeerBook(this.peerId, deps.random, nowMs);
+    this.#book = new PeerBook(this.peerId, deps.random, nowMs, deps.shape);
     const bootstrap = options.bootstrap.map((text) => ({ text, address: checkMultiaddr(text, 'bootstrap') }));
     this.#bootstrap = new BootstrapList(bootstrap, deps.random, nowMs);
     this.#whereabouts = new Whereabouts(() => this.multiaddrs(), deps.hostAddresses);
@@ -864,7 +866,10 @@ class Libp2pMesh implements Mesh {
     this.#watchdog.interval(link.peerId, body.intervalMs);
     link.partial = body.partial;
     for (const peerId of body.links) this.#book.live(peerId, nowMs, liveForMs);
-    if (body.peers !== undefined) this.#learnHints(link, body.peers, liveForMs);
+    if (body.peers !== undefined) {
+      this.#learnHints(link, body.peers, liveForMs);
+      for (const { peerId } of body.peers) this.#book.giveWay(peerId, nowMs);
+    }
     const refusal = this.#offerHello(link.peerId, body.app);
     if (refusal !== null) this.#expel(link, refusal);
   }

@@ -28,6 +28,7 @@ interface Entry {
   addresses: Set<string>;
   /** Addresses a greeting succeeded at. */
   proven: Set<string>;
+  readonly createdMs: number;
   failures: number;
   nextDialMs: number;
   /** Refusals forbid dialling until then, whatever else nudges. */
@@ -61,13 +62,28 @@ export function backoffMs(failures: number, maxMs: number, random: number): numb
   return Math.min(grown, maxMs) * (1 + REDIAL_JITTER * random);
 }
 
+/** How many links are wanted. */
+export interface MeshShape {
+  /** Up to this many other live peers everybody is linked to everybody. */
+  readonly fullPeersMax: number;
+  /** Links wanted in a larger mesh. */
+  readonly partialLinks: number;
+}
+
+export const DEFAULT_SHAPE: MeshShape = {
+  fullPeersMax: FULL_MESH_PEERS_MAX,
+  partialLinks: PARTIAL_LINKS,
+};
+
 export class PeerBook {
   readonly #entries = new Map<string, Entry>();
   readonly #selfPeerId: string;
   readonly #random: () => number;
   readonly #startMs: number;
+  readonly #shape: MeshShape;
 
-  constructor(selfPeerId: string, random: () => number, startMs: number) {
+  constructor(selfPeerId: string, random: () => number, startMs: number, shape: MeshShape = DEFAULT_SHAPE) {
+    this.#shape = shape;
     this.#selfPeerId = selfPeerId;
     this.#random = random;
     this.#startMs = startMs;
@@ -150,6 +166,17 @@ export class PeerBook {
     entry.liveUntilMs = Number.NEGATIVE_INFINITY;
   }
 
+  /**
+   * Leaves a peer that was never dialled to its own dial for a moment: a newcomer dials all it is told of, and those
+   * who hear of it should not do the same at the same time.
+   */
+  giveWay(peerId: string, nowMs: number): void {
+    const entry = this.#entries.get(peerId);
+    if (entry?.greetedMs === null && entry.failures === 0 && entry.nextDialMs === entry.createdMs) {
+      entry.nextDialMs = nowMs + (0.5 + this.#random()) * REDIAL_MS_MIN;
+    }
+  }
+
   /** There is news of the peer (somebody is connected to it): dial it at once if it is due to be dialled at all. */
   nudge(peerId: string, nowMs: number): void {
     const entry = this.#entries.get(peerId);
@@ -159,7 +186,7 @@ export class PeerBook {
     }
   }
 
-  /** The peers to dial now. In a large mesh only as many as are needed for {@link PARTIAL_LINKS}, picked at random. */
+  /** The peers to dial now. In a large mesh only as many as are needed, picked at random. */
   due(nowMs: number, state: DialState): string[] {
     this.#forget(nowMs, state.connected);
     const free = (peerId: string): boolean => !state.connected.has(peerId) && !state.dialling.has(peerId);
@@ -167,7 +194,7 @@ export class PeerBook {
       .filter(([peerId, entry]) => free(peerId) && isDue(entry, nowMs))
       .map(([peerId]) => peerId);
     const wanted = this.isLarge(nowMs, state.connected)
-      ? Math.max(0, PARTIAL_LINKS - state.connected.size - state.dialling.size)
+      ? Math.max(0, this.#shape.partialLinks - state.connected.size - state.dialling.size)
       : ready.length;
     return this.#pick(ready, Math.min(wanted, state.slots));
   }
@@ -183,7 +210,7 @@ export class PeerBook {
 
   /** True when there are too many live peers to connect to each. */
   isLarge(nowMs: number, connected: ReadonlySet<string>): boolean {
-    return this.liveCount(nowMs, connected) > FULL_MESH_PEERS_MAX;
+    return this.liveCount(nowMs, connected) > this.#shape.fullPeersMax;
   }
 
   /** Live peers that we have no link to, refused ones apart: messages for them need a relay. */
@@ -200,6 +227,7 @@ export class PeerBook {
     const entry: Entry = {
       addresses: new Set(),
       proven: new Set(),
+      createdMs: nowMs,
       failures: 0,
       nextDialMs: nowMs,
       refusedUntilMs: 0,

@@ -38,6 +38,8 @@ export interface LogFiles {
   readonly snapshot: number | undefined;
   /** Logs to replay after it, in order; none in a new directory. */
   readonly logs: readonly number[];
+  /** What `registers.newest` says; 0 when there is none. */
+  readonly newest: number;
   /** Names of files that a snapshot has replaced. */
   readonly replaced: readonly string[];
 }
@@ -63,6 +65,7 @@ export async function findLogFiles(disk: Disk, directory: string): Promise<LogFi
   }
   return {
     snapshot,
+    newest,
     logs: logs.filter((number) => number >= first),
     replaced: [
       ...logs.filter((number) => number < first).map(logName),

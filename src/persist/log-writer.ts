@@ -191,7 +191,12 @@ export class LogWriter {
     const synced = await this.synced();
     await this.#syncing;
     await this.#writing;
-    for (const tail of [this.#retired, this.#tail]) await tail?.file.close();
+    try {
+      for (const tail of [this.#retired, this.#tail]) await tail?.file.close();
+    } catch (error) {
+      this.#writeFailed(error);
+      return false;
+    }
     return synced;
   }
 
@@ -321,11 +326,12 @@ export class LogWriter {
     const upTo = this.#written;
     try {
       if (this.#retired !== undefined) await this.#syncRetired(this.#retired);
-      await tail.file.datasync();
+      await datasyncTail(tail);
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
-      tail.broken = true;
       this.#openHole(error);
+      this.#syncWaiters = settle(this.#syncWaiters, Number.POSITIVE_INFINITY, false);
+      return;
     }
     if (tail.broken) {
       this.#syncWaiters = settle(this.#syncWaiters, Number.POSITIVE_INFINITY, false);
@@ -367,6 +373,15 @@ export class LogWriter {
     if (this.#isClosing) return;
     this.#isHoleTold = true;
     this.#options.onHole();
+  }
+}
+
+async function datasyncTail(tail: Tail): Promise<void> {
+  try {
+    await tail.file.datasync();
+  } catch (error) {
+    tail.broken = true;
+    throw error;
   }
 }
 

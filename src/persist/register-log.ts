@@ -134,7 +134,9 @@ export async function openRegisterLog(
       ? await beginLog(disk, directory.path)
       : await replay(disk, directory.path, files.snapshot, files.logs, options.onRecord);
   try {
-    await writeNewest(disk, directory.path, opened.tail.number);
+    const { number } = opened.tail;
+    // A start on a full disk writes nothing.
+    if (number !== files.newest) await writeNewest(disk, directory.path, number);
     for (const name of files.replaced) await disk.remove(join(directory.path, name));
   } catch (error) {
     await opened.tail.file.close();
@@ -375,7 +377,7 @@ class FileRegisterLog implements RegisterLog {
     const fill = async (file: DiskFile): Promise<void> => {
       await writer.begin(file, number);
       for await (const { type, payload } of records) {
-        await writer.push(type, payload);
+        if (writer.push(type, payload)) await writer.flush();
         if (turns.over) await turns.next();
         if (isClosed()) throw CLOSED;
       }
@@ -419,19 +421,20 @@ class SnapshotWriter {
     this.#bytes = FILE_HEADER_BYTES;
   }
 
-  async push(type: number, payload: Uint8Array): Promise<void> {
+  /** @returns whether it is time to flush */
+  push(type: number, payload: Uint8Array): boolean {
     invariant(type >= 0 && type <= TYPE_MAX, `record type ${type} is the caller's`);
     this.#buffer.push(type, payload);
     this.#records++;
-    if (this.#buffer.length >= SNAPSHOT_PIECE_BYTES) await this.#flush();
+    return this.#buffer.length >= SNAPSHOT_PIECE_BYTES;
   }
 
   async end(): Promise<void> {
     this.#buffer.push(OwnType.END, encodeNumbers(this.#records));
-    await this.#flush();
+    await this.flush();
   }
 
-  async #flush(): Promise<void> {
+  async flush(): Promise<void> {
     await writeAll(this.#file, this.#buffer.filled, this.#bytes);
     this.#bytes += this.#buffer.length;
     this.#buffer.clear();

@@ -5,8 +5,8 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { mapmesh, runAgentToEnd, TestAgent } from '../support/agents.js';
-import { dumpPin, kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
+import { mapmesh, mapmeshUnprivileged, runAgentToEnd, TestAgent } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, pinnedMapId, TestMaps } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
 
 const skip = kernelMapsImpossible() ?? false;
@@ -34,6 +34,25 @@ describe('a wrong start', () => {
   it('with a map that does not exist', { skip }, async () => {
     const done = await runAgentToEnd({ maps: { m: '/sys/fs/bpf/mapmesh-no-such-map' } });
     assertFailure(done, 1, /Cannot open map "\/sys\/fs\/bpf\/mapmesh-no-such-map"/);
+  });
+
+  it('without the privileges that kernel maps need', { skip }, () => {
+    const maps = new TestMaps();
+    try {
+      const pin = maps.create('root', { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 8 });
+      const selectors = [pin, `id:${pinnedMapId(pin)}`];
+      for (const selector of selectors) {
+        const done = mapmeshUnprivileged('agent', '--map', `m=${selector}`, '--api', '127.0.0.1:0');
+        assertFailure(
+          { code: done.code, output: done.stderr },
+          1,
+          /Cannot open map .*(EPERM|EACCES|not permitted|denied)/,
+        );
+        assert.match(done.stderr, /hint: .*root/);
+      }
+    } finally {
+      maps.remove();
+    }
   });
 
   it('with a multiaddr that is none', async () => {

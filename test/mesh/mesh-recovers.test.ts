@@ -123,7 +123,7 @@ test('stopping while busy leaves nothing behind: the process ends by itself', as
   const code = await new Promise<number | null>((resolve) => child.on('exit', resolve));
   assert.equal(code, 0);
   const idleMs = Number(/exit after (\d+) ms/.exec(output)?.[1]);
-  assert.ok(idleMs < 300, `the process lived on for ${idleMs} ms after stop()`);
+  assert.ok(idleMs < 2_000, `the process lived on for ${idleMs} ms after stop()`);
 });
 
 test('publishing a little and stopping at once still delivers', async () => {

@@ -102,9 +102,24 @@ export async function runAgentToEnd(
   return { code: child.exitCode, output: output.join('') };
 }
 
+export interface Done {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
 /** Runs a command of the command line to its end. */
-export function mapmesh(...args: string[]): { code: number | null; stdout: string; stderr: string } {
-  const done = spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8' });
+export function mapmesh(...args: string[]): Done {
+  return run(process.execPath, [MAIN, ...args]);
+}
+
+/** The same without any capability. The test itself has to be root. */
+export function mapmeshUnprivileged(...args: string[]): Done {
+  return run('setpriv', ['--bounding-set=-all', '--inh-caps=-all', process.execPath, MAIN, ...args]);
+}
+
+function run(program: string, args: readonly string[]): Done {
+  const done = spawnSync(program, args, { encoding: 'utf8' });
   return { code: done.status, stdout: done.stdout, stderr: done.stderr };
 }
 

@@ -60,6 +60,14 @@ export class TestMaps {
   }
 }
 
+export function pinnedMapId(path: string): number {
+  const map = openMap(path);
+  const { kernelId } = map.info;
+  map.close();
+  if (kernelId === null) throw new Error(`${path} is no kernel map`);
+  return kernelId;
+}
+
 /** The entries of a pinned map, as hex. */
 export function dumpPin(path: string): Map<string, string> {
   const map = openMap(path);

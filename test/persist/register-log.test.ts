@@ -1,0 +1,345 @@
+/** The register log on good days and with a disk in trouble. Crashes, damage and real processes have files of their own. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { MapmeshError } from '../../src/core/errors.js';
+import { PAYLOAD_BYTES_MAX } from '../../src/persist/log-format.js';
+import { openRegisterLog, type RegisterLog } from '../../src/persist/register-log.js';
+import { until } from '../support/until.js';
+import { randomFrom, SimDisk } from './register-log-sim-disk.js';
+import { append, openLog, range, recordOf, recordsOf, replayed } from './register-log-support.js';
+
+/** Longer than any test: nothing happens by itself. */
+const NEVER_MS = 3_600_000;
+
+let dir: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'mapmesh-test-'));
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+function sizes(): Map<string, number> {
+  return new Map(readdirSync(dir).map((name) => [name, statSync(join(dir, name)).size]));
+}
+
+describe('register log', () => {
+  it('is empty at first, and gives back what was appended, in order, at every start', async () => {
+    const { log, ids } = await openLog(dir);
+    assert.deepEqual(ids, []);
+    assert.deepEqual(log.replayed, { records: 0, bytes: 0, tornBytes: 0, holes: 0 });
+    append(log, range(1, 500));
+    assert.equal(await log.written(), true);
+    assert.equal(await log.synced(), true);
+    assert.equal(await log.close(), true);
+    for (let start = 0; start < 3; start++) {
+      const again = await openLog(dir);
+      assert.deepEqual(again.ids, range(1, 500 + start));
+      assert.equal(again.log.replayed.records, 499 + start);
+      assert.equal(again.log.replayed.tornBytes, 0);
+      append(again.log, [500 + start]);
+      await again.log.close();
+    }
+  });
+
+  it('does not keep the payload that it was given, and takes the largest', async () => {
+    const { log } = await openLog(dir);
+    const payload = Buffer.from(recordOf(7, PAYLOAD_BYTES_MAX - 4).payload);
+    log.append(7, payload);
+    payload.fill(0);
+    assert.throws(() => log.append(1, new Uint8Array(PAYLOAD_BYTES_MAX + 1)), /invariant/);
+    assert.throws(() => log.append(128, payload), /invariant/);
+    await log.close();
+    assert.throws(() => log.append(1, payload), /invariant/);
+    assert.deepEqual((await replayed(dir)).ids, [7]);
+  });
+
+  it('writes at once, and what comes meanwhile in one go', async () => {
+    const disk = new SimDisk(() => 0.6);
+    const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+    let release = (): void => undefined;
+    disk.faults.hang = new Promise((resolve) => {
+      release = resolve;
+    });
+    append(log, [1]);
+    const first = log.written();
+    append(log, range(2, 100));
+    const all = log.written();
+    release();
+    assert.equal(await first, true);
+    assert.deepEqual((await replayed(dir, { disk: SimDisk.of(() => 0.6, disk.files()) })).ids, [1]);
+    assert.equal(await all, true);
+    assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 100));
+  });
+
+  it('syncs by itself', async () => {
+    const disk = new SimDisk(randomFrom(1));
+    const { log } = await openLog(dir, { disk, syncIntervalMs: 1 });
+    append(log, range(1, 20));
+    const held = (): Promise<boolean> =>
+      replayed(dir, { disk: SimDisk.of(randomFrom(1), disk.files()) }).then(({ ids }) => ids.length === 19);
+    await until('the mark of a sync behind the records', async () => {
+      const bytes = disk.files().get('registers-1.log')!;
+      return (await held()) && bytes.at(-17) === 128 - 0 && bytes.readUInt32LE(bytes.length - 25) === 16;
+    });
+    assert.deepEqual((await replayed(dir, { disk: disk.crash('power') })).ids, range(1, 20));
+  });
+
+  it('is rewritten as a snapshot while appends go on', async () => {
+    const { log } = await openLog(dir);
+    append(log, range(1, 3000));
+    await log.written();
+    const before = log.bytes;
+    const live = new Set(range(2900, 3000));
+    async function* snapshot() {
+      for (const id of live) {
+        yield recordOf(id);
+        await setImmediate();
+      }
+    }
+    let next = 3000;
+    const rewriting = log.rewrite(snapshot);
+    assert.equal(log.isRewriting, true);
+    await assert.rejects(log.rewrite(snapshot), /one rewrite/);
+    for (; log.isRewriting; next++) {
+      append(log, [next]);
+      await setImmediate();
+    }
+    assert.equal(await rewriting, true);
+    assert.ok(next > 3050, `${next}`);
+    assert.ok(log.bytes < before, `${log.bytes} < ${before}`);
+    append(log, [next]);
+    await log.close();
+    const files = sizes();
+    assert.deepEqual([...files.keys()].sort(), ['registers-2.log', 'registers-2.snapshot', 'registers.newest']);
+    assert.equal(log.bytes, files.get('registers-2.log')! + files.get('registers-2.snapshot')!);
+    assert.equal(log.snapshotBytes, files.get('registers-2.snapshot'));
+    assert.deepEqual(
+      new Set((await replayed(dir)).ids),
+      new Set([...live, ...range(3000, next + 1)]),
+    );
+  });
+
+  it('can be rewritten again and again, to nothing too', async () => {
+    const { log } = await openLog(dir);
+    for (const round of range(1, 6)) {
+      append(log, [round]);
+      assert.equal(await log.rewrite(() => recordsOf(range(1, round + 1))), true);
+    }
+    await log.close();
+    const again = await openLog(dir);
+    assert.deepEqual(again.ids, range(1, 6));
+    assert.equal(await again.log.rewrite(() => []), true);
+    await again.log.close();
+    assert.deepEqual((await replayed(dir)).ids, []);
+    assert.equal(readdirSync(dir).length, 3);
+  });
+
+  it('ends a rewrite when it is closed, and passes on what the snapshot throws', async () => {
+    const { log } = await openLog(dir);
+    append(log, range(1, 10));
+    const oops = new MapmeshError('ERR_LIMIT', 'Cannot');
+    await assert.rejects(
+      log.rewrite(() => {
+        throw oops;
+      }),
+      oops,
+    );
+    async function* endless() {
+      for (let id = 1; ; id = (id % 9) + 1) {
+        yield recordOf(id);
+        await setImmediate();
+      }
+    }
+    const rewriting = log.rewrite(endless);
+    await setImmediate();
+    assert.equal(await log.close(), true);
+    assert.equal(await rewriting, false);
+    assert.equal(await log.close(), true);
+    assert.equal(await log.rewrite(() => []), false);
+    assert.deepEqual((await replayed(dir)).ids, range(1, 10));
+    assert.ok(!readdirSync(dir).some((name) => name.includes('tmp')));
+  });
+
+  it('lets others run during a replay, and holds a bounded part of it', async () => {
+    const { log } = await openLog(dir);
+    const payload = recordOf(1, 200_000).payload;
+    for (let i = 0; i < 200; i++) {
+      log.append(1, payload);
+      await log.backpressure();
+    }
+    await log.close();
+    let turns = 0;
+    let bytesMax = 0;
+    let isDone = false;
+    const others = (async () => {
+      for (; !isDone; turns++) await setImmediate();
+    })();
+    const bytesBefore = process.memoryUsage().arrayBuffers;
+    await openRegisterLog(
+      { path: dir },
+      {
+        onHole: () => undefined,
+        onRecord: () => {
+          bytesMax = Math.max(bytesMax, process.memoryUsage().arrayBuffers - bytesBefore);
+          const endMs = performance.now() + 1;
+          while (performance.now() < endMs);
+        },
+      },
+    ).then((opened) => opened.close());
+    isDone = true;
+    await others;
+    assert.ok(turns > 30, `${turns} turns in 200 ms of work`);
+    assert.ok(bytesMax < 8 * 1024 * 1024, `${bytesMax} bytes`);
+  });
+});
+
+describe('register log, disk in trouble', () => {
+  it('says so, goes on, and has lost nothing if the trouble is short', async () => {
+    const disk = new SimDisk(randomFrom(3));
+    const { log } = await openLog(dir, { disk, retryIntervalMs: 1, onHole: () => assert.fail('no hole') });
+    append(log, range(1, 10));
+    assert.equal(await log.written(), true);
+    for (const code of ['ENOSPC', 'EIO', 'EROFS']) {
+      disk.faults.errnos.set('write', code);
+      append(log, [10]);
+      assert.equal(await log.written(), false);
+      assert.equal(log.problem?.code, 'ERR_DATA_DIR');
+      assert.match(log.problem?.message ?? '', new RegExp(`registers-1\\.log.*${code}`));
+      assert.notEqual(log.problem?.hint, '');
+      // Nobody who asks again is kept waiting.
+      assert.equal(await log.written(), false);
+      assert.equal(await log.synced(), false);
+      assert.equal(log.backpressure(), undefined);
+      disk.faults.errnos.clear();
+      await until('the log to recover', () => log.problem === null);
+      assert.equal(await log.synced(), true);
+    }
+    assert.deepEqual((await replayed(dir, { disk: disk.crash('power') })).ids, [...range(1, 10), 10, 10, 10]);
+  });
+
+  it('has a hole when more waits than fits, says so after a restart, and is made whole by a rewrite', async () => {
+    const disk = new SimDisk(randomFrom(4));
+    const known: number[] = [];
+    let opened: RegisterLog | undefined;
+    let holes = 0;
+    const onHole = (): void => {
+      holes++;
+    };
+    const { log } = await openLog(dir, { disk, retryIntervalMs: 1, bufferBytesMax: 1, onHole });
+    opened = log;
+    disk.faults.errnos.set('write', 'ENOSPC');
+    for (let id = 1; log.droppedRecords < 5000; id++) {
+      append(log, [id]);
+      known.push(id);
+      if (id % 100 === 0) await setImmediate();
+    }
+    assert.equal(holes, 0, 'no snapshot is asked for while nothing can be written');
+    disk.faults.errnos.clear();
+    await until('a snapshot to be asked for', () => holes > 0);
+    assert.equal(log.problem?.code, 'ERR_LIMIT');
+    assert.equal(await log.written(), false);
+    const after = await replayed(dir, { disk: SimDisk.of(randomFrom(1), disk.files()) });
+    assert.equal(after.log.replayed.holes, 1);
+    assert.equal(await opened.rewrite(() => recordsOf(known)), true);
+    assert.equal(log.problem, null);
+    assert.equal(await log.synced(), true);
+    const whole = await replayed(dir, { disk: disk.crash('power') });
+    assert.deepEqual(new Set(whole.ids), new Set(known));
+    assert.equal(whole.log.replayed.holes, 0);
+  });
+
+  it('has a hole when the disk hangs, and asks for a snapshot until one succeeds', async () => {
+    const disk = new SimDisk(randomFrom(5));
+    let release = (): void => undefined;
+    disk.faults.hang = undefined;
+    const known: number[] = [];
+    const answers: boolean[] = [];
+    const onHole = (): void => {
+      void log.rewrite(() => recordsOf(known)).then((done) => answers.push(done));
+      // The first snapshot fails.
+      if (answers.length === 0) disk.faults.errnos.set('rename', 'EIO');
+      else disk.faults.errnos.clear();
+    };
+    const { log } = await openLog(dir, { disk, retryIntervalMs: 1, bufferBytesMax: 1, onHole });
+    disk.faults.hang = new Promise((resolve) => {
+      release = resolve;
+    });
+    append(log, [1]);
+    const written = log.written();
+    for (let id = 1; log.droppedRecords === 0; id++) {
+      append(log, [id]);
+      known.push(id);
+    }
+    assert.equal(await written, false);
+    assert.equal(log.problem?.code, 'ERR_LIMIT');
+    disk.faults.hang = undefined;
+    release();
+    await until('the log to be whole', () => log.problem === null);
+    assert.equal(answers[0], false);
+    assert.equal(answers.at(-1), true);
+    await log.close();
+    assert.deepEqual(new Set((await replayed(dir, { disk })).ids), new Set(known));
+  });
+
+  it('trusts no file whose sync failed', async () => {
+    const disk = new SimDisk(randomFrom(6));
+    let holes = 0;
+    const { log } = await openLog(dir, { disk, syncIntervalMs: 1, retryIntervalMs: 1, onHole: () => holes++ });
+    append(log, range(1, 5));
+    disk.faults.errnos.set('datasync', 'EIO');
+    assert.equal(await log.synced(), false);
+    disk.faults.errnos.clear();
+    append(log, range(5, 9));
+    assert.equal(await log.synced(), false, 'the kernel would say yes now');
+    await until('a snapshot to be asked for', () => holes > 0);
+    assert.equal(await log.rewrite(() => recordsOf(range(1, 9))), true);
+    assert.equal(await log.synced(), true);
+    append(log, [9]);
+    assert.equal(await log.synced(), true);
+    const { ids } = await replayed(dir, { disk: disk.crash('power') });
+    assert.deepEqual(new Set(ids), new Set(range(1, 10)));
+  });
+
+  it('holds back whoever can wait', async () => {
+    const disk = new SimDisk(randomFrom(7));
+    const { log } = await openLog(dir, { disk, bufferBytesMax: 600_000 });
+    assert.equal(log.backpressure(), undefined);
+    for (let id = 1; id < 200; id++) {
+      const { type, payload } = recordOf(id, 10_000);
+      log.append(type, payload);
+      await log.backpressure();
+    }
+    assert.equal(log.problem, null);
+    assert.equal(await log.close(), true);
+    assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 200));
+  });
+
+  it('tries once more when it is closed', async () => {
+    const disk = new SimDisk(randomFrom(8));
+    const { log } = await openLog(dir, { disk, retryIntervalMs: NEVER_MS });
+    disk.faults.errnos.set('write', 'ENOSPC');
+    append(log, range(1, 9));
+    assert.equal(await log.written(), false);
+    disk.faults.errnos.clear();
+    assert.equal(await log.close(), true);
+    assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 9));
+    const { log: full } = await openLog(dir, { disk });
+    disk.faults.errnos.set('write', 'ENOSPC');
+    append(full, [10]);
+    assert.equal(await full.close(), false);
+    assert.equal(full.problem?.code, 'ERR_DATA_DIR');
+  });
+
+  it('starts on a full disk', async () => {
+    const disk = new SimDisk(randomFrom(9));
+    const { log } = await openLog(dir, { disk });
+    append(log, range(1, 9));
+    await log.close();
+    disk.faults.capacityBytes = 0;
+    disk.faults.errnos.set('create', 'ENOSPC');
+    assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 9));
+  });
+});
