@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * A small firewall to show mapmesh with: drops IPv4 packets whose source address is a key of `blocklist`.
- * Nothing in here knows of mapmesh; the map is replicated from the outside.
+ * A small firewall to show mapmesh with: drops IPv4 packets whose source address is a key of `blocklist`, and keeps
+ * count of each source. Nothing in here knows of mapmesh; the map is replicated from the outside.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -21,23 +21,46 @@ struct {
 	__type(value, __u64);
 } blocklist SEC(".maps");
 
-enum { STAT_PASSED, STAT_DROPPED, STATS };
+enum verdict { PASSED, DROPPED, VERDICTS };
 
-/* Packets by what became of them. */
+/* What became of one source's packets. Times are bpf_ktime_get_ns(), that is CLOCK_MONOTONIC. */
+struct source {
+	__u64 packets[VERDICTS];
+	__u64 last_ns[VERDICTS];
+	/* First packet that met the verdict which the last one met. */
+	__u64 turned_ns;
+};
+
+/* Per source address. Local to the host: to be read, not to be replicated. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, STATS);
-	__type(key, __u32);
-	__type(value, __u64);
-} blocklist_stats SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __be32);
+	__type(value, struct source);
+} sources SEC(".maps");
 
-static __always_inline int count(__u32 stat, int verdict)
+/*
+ * Packet counts are exact. Times assume that a source's packets come one after the other, as those of one flow do: two
+ * CPUs at the same moment may note each other's.
+ */
+static __always_inline void count(__be32 address, enum verdict verdict)
 {
-	__u64 *packets = bpf_map_lookup_elem(&blocklist_stats, &stat);
+	__u32 other = (verdict + 1) % VERDICTS;
+	__u64 now = bpf_ktime_get_ns();
+	struct source *source = bpf_map_lookup_elem(&sources, &address);
 
-	if (packets)
-		*packets += 1;
-	return verdict;
+	if (!source) {
+		struct source fresh = {};
+
+		bpf_map_update_elem(&sources, &address, &fresh, BPF_NOEXIST);
+		source = bpf_map_lookup_elem(&sources, &address);
+		if (!source)
+			return;
+	}
+	__sync_fetch_and_add(&source->packets[verdict], 1);
+	if (source->last_ns[other] >= source->last_ns[verdict])
+		source->turned_ns = now;
+	source->last_ns[verdict] = now;
 }
 
 SEC("xdp")
@@ -47,11 +70,12 @@ int xdp_blocklist(struct xdp_md *context)
 	struct ethhdr *ethernet = (void *)(long)context->data;
 	struct iphdr *ip = (void *)(ethernet + 1);
 	__be32 source;
+	enum verdict verdict;
 
 	if ((void *)(ip + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP))
-		return count(STAT_PASSED, XDP_PASS);
+		return XDP_PASS;
 	source = ip->saddr;
-	if (bpf_map_lookup_elem(&blocklist, &source))
-		return count(STAT_DROPPED, XDP_DROP);
-	return count(STAT_PASSED, XDP_PASS);
+	verdict = bpf_map_lookup_elem(&blocklist, &source) ? DROPPED : PASSED;
+	count(source, verdict);
+	return verdict == DROPPED ? XDP_DROP : XDP_PASS;
 }

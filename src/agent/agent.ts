@@ -287,7 +287,7 @@ function makeMaps(
       skewUsMax: settings.skewMsMax * 1000,
     });
     const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
-    const topic = `/mapmesh/1/${settings.cluster}/map/${name}/${toHex(mapId.subarray(0, 8))}`;
+    const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
     return new AgentMap(core, topic, tier);
   });
 }

@@ -1,6 +1,6 @@
 /** What users get wrong: one clear line, a hint, the right exit code, and nothing changed. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chownSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -40,7 +40,8 @@ describe('a wrong start', () => {
     const maps = new TestMaps();
     try {
       const pin = maps.create('root', { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 8 });
-      const selectors = [pin, `id:${pinnedMapId(pin)}`];
+      const selectors = [`id:${pinnedMapId(pin)}`, pin];
+      chownSync(pin, 65_534, 65_534); // somebody else's: root without capabilities may not open it
       for (const selector of selectors) {
         const done = mapmeshUnprivileged('agent', '--map', `m=${selector}`, '--api', '127.0.0.1:0');
         assertFailure(

@@ -15,7 +15,7 @@ import { until } from '../support/until.js';
 
 const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 8 } as const;
 const MAP_ID = mapIdOf('default', 'm', SHAPE, sha256);
-const TOPIC = `/mapmesh/1/default/map/m/${toHex(MAP_ID.subarray(0, 8))}`;
+const TOPIC = `map/m/${toHex(MAP_ID.subarray(0, 8))}`;
 
 describe('an agent with a hostile peer', { concurrency: false }, () => {
   let agent: TestAgent;

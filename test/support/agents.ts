@@ -119,7 +119,7 @@ export function mapmeshUnprivileged(...args: string[]): Done {
 }
 
 function run(program: string, args: readonly string[]): Done {
-  const done = spawnSync(program, args, { encoding: 'utf8' });
+  const done = spawnSync(program, args, { encoding: 'utf8', timeout: START_TIMEOUT_MS });
   return { code: done.status, stdout: done.stdout, stderr: done.stderr };
 }
 
