@@ -36,7 +36,7 @@ const GROUPS: readonly Group[] = [
   { name: 'mesh', folders: ['mesh'], filesAtOnce: 1, fileTimeoutMs: 240_000, problem: () => undefined },
   {
     name: 'agent',
-    folders: ['agent', 'e2e'],
+    folders: ['agent', 'demo'],
     filesAtOnce: 1,
     fileTimeoutMs: 300_000,
     problem: () => undefined,
