@@ -1,6 +1,8 @@
 /** A replicated map as the agent handles it: the core's map, its place in the mesh, and how far it has come. */
 import type { CaptureLosses, CaptureTier } from '../core/capture-port.js';
+import type { Received } from '../core/replica.js';
 import type { ReplicatedMap } from '../core/replicated-map.js';
+import type { Journal } from './journal.js';
 
 /**
  * `joining`: taking the mesh's state, kernel map untouched but for what wins; `live`: in step;
@@ -19,6 +21,12 @@ export class AgentMap {
   readonly core: ReplicatedMap;
   readonly topic: string;
   readonly tier: CaptureTier;
+  /** Where batches are kept; null if nothing is kept on disk. */
+  journal: Journal | null = null;
+  /** The log says what this agent had left in this very kernel map when it last ran. */
+  hasHistory = false;
+  /** Winners wait: the kernel map is yet to be compared with what the log says it had. */
+  holdsApplies = false;
   state: AgentMapState = 'joining';
   refusal = '';
   /** What nodes with another shape of the map say of it, by PeerId. */
@@ -48,6 +56,13 @@ export class AgentMap {
 
   get lost(): number {
     return this.losses.ringFull + this.losses.skipped + this.losses.unreadable;
+  }
+
+  /** Merges a batch of the mesh, and keeps it if it brought something. @throws as {@link ReplicatedMap.receive} */
+  receive(frame: Uint8Array): Received {
+    const received = this.core.receive(frame);
+    if (received.won > 0) this.journal?.append(this, frame);
+    return received;
   }
 
   refuse(reason: string): void {

@@ -32,10 +32,11 @@ import {
 import { createMesh } from '../mesh/libp2p-mesh.js';
 import type { Mesh, Verdict } from '../mesh/mesh.js';
 import { parseSecret } from '../mesh/secret.js';
-import { openDataDir } from '../persist/data-dir.js';
+import { type DataDir, openDataDir } from '../persist/data-dir.js';
 import { AgentMap } from './agent-map.js';
 import { Control } from './control.js';
 import type { AgentHello } from './hello.js';
+import { Journal } from './journal.js';
 import { Membership } from './membership.js';
 import { OriginNames } from './origin-names.js';
 import type { AgentParts } from './parts.js';
@@ -102,7 +103,8 @@ async function start(
   cleanup: Cleanup,
 ): Promise<RunningAgent> {
   const secret = settings.secretFile === null ? null : await readSecret(settings.secretFile);
-  const identity = await loadIdentity(settings, cleanup);
+  const dataDir = await openDirectory(settings, cleanup);
+  const identity = dataDir?.identity ?? generateIdentity();
   const ports = openPorts(settings, cleanup);
   const capture = openCaptureFor(ports, settings, log);
   cleanup.push(() => capture.close());
@@ -112,6 +114,13 @@ async function start(
   const signer = createSigner(identity);
   const origins = new Origins(signer.publicKey);
   const maps = makeMaps(settings, ports, capture, { clock, hlc, origins, signer, secret });
+
+  const journal = dataDir === null ? null : await Journal.open(dataDir, maps, hlc, log);
+  if (journal !== null) cleanup.push(() => journal.close());
+  for (const map of maps) {
+    map.journal = journal;
+    map.holdsApplies = map.hasHistory;
+  }
 
   let fail: (error: unknown) => void = () => undefined;
   const failed = new Promise<unknown>((resolve) => {
@@ -160,9 +169,16 @@ async function start(
   const readiness = new Readiness(() => membership.ready);
   pump.onSweepWanted = (map) => sweeps.want(map);
 
+  /** Before anything of the mesh is merged: the log still says what the kernel map had when the agent stopped. */
+  async function findChangesMadeMeanwhile(map: AgentMap): Promise<void> {
+    await sweeps.sweep(map, 'restart');
+    map.core.replica.priors.clear();
+    map.holdsApplies = false;
+  }
+
   /** The mesh's state is here: compares the kernel map with it, applies what won, and opens for business. */
   async function goLive(map: AgentMap): Promise<void> {
-    await sweeps.sweep(map, 'initial');
+    if (!map.hasHistory) await sweeps.sweep(map, 'initial');
     await pump.applied(map);
     if (map.state !== 'joining') return;
     map.state = 'live';
@@ -177,6 +193,7 @@ async function start(
     hlc,
     names: new OriginNames(origins),
     maps,
+    journal,
     mesh,
     pump,
     sweeps,
@@ -188,10 +205,11 @@ async function start(
   cleanup.push(() => mesh.stop());
   for (const map of maps)
     mesh.subscribe(map.topic, (frame, from) => receive(parts, puller, map, frame, from));
-  await mesh.start();
-  cleanup.push(() => sweeps.stop());
   cleanup.push(() => pump.stop());
+  cleanup.push(() => sweeps.stop());
   cleanup.push(() => puller.stop());
+  for (const map of maps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
+  await mesh.start();
   pump.start();
   membership.start();
   cleanup.push(watchBootstrap(settings, mesh, membership, fail));
@@ -217,15 +235,16 @@ async function readSecret(path: string): Promise<Uint8Array> {
   }
 }
 
-async function loadIdentity(settings: AgentSettings, cleanup: Cleanup): Promise<Uint8Array> {
-  if (settings.dataDir === null) return generateIdentity();
+/** The data directory, or null if nothing is to be kept. */
+async function openDirectory(settings: AgentSettings, cleanup: Cleanup): Promise<DataDir | null> {
+  if (settings.dataDir === null) return null;
   const dataDir = await openDataDir(settings.dataDir, {
     cluster: settings.cluster,
     randomIdentity: generateIdentity,
     checkIdentity: decodeIdentity,
   });
   cleanup.push(() => dataDir.close());
-  return dataDir.identity;
+  return dataDir;
 }
 
 /** Opens every map, or none. */
@@ -316,7 +335,7 @@ function describe(maps: readonly AgentMap[], ready: boolean): AgentHello {
 function receive(parts: AgentParts, puller: Puller, map: AgentMap, frame: Uint8Array, from: string): Verdict {
   if (map.state === 'refused') return 'ignore';
   try {
-    const { origin, seq, won } = map.core.receive(frame);
+    const { origin, seq, won } = map.receive(frame);
     if (map.core.replica.noteSeq(origin, seq)) {
       puller.request(map, parts.membership.sourceOf(parts.names.peerId(origin), from));
     }

@@ -27,11 +27,13 @@ export class Control implements AgentControl {
   }
 
   status(): StatusReport {
-    const { mesh, membership, clock, settings, version } = this.#parts;
+    const { mesh, membership, clock, settings, version, journal } = this.#parts;
     const maps = this.#parts.maps.map((map) => this.#mapReport(map));
     const problems = membership.ready
       ? []
       : mesh.bootstrapProblems().map(({ address, reason }) => `bootstrap ${address}: ${reason}`);
+    const diskProblem = journal?.problem;
+    if (diskProblem) problems.push(diskProblem.message);
     return {
       peerId: mesh.peerId,
       cluster: settings.cluster,
@@ -120,13 +122,15 @@ export class Control implements AgentControl {
   }
 
   /** Applies what the write put into the queue, so that the answer can say whether the kernel took it. */
-  #written(map: AgentMap, entry: number): WriteReport {
+  async #written(map: AgentMap, entry: number): Promise<WriteReport> {
     const { replica } = map.core;
     const { hi, lo } = replica.stamp(entry);
     while (replica.table.has(entry, EntryFlag.APPLY)) map.core.applyStep();
-    this.#parts.pump.scheduleFlush();
     const applied = !replica.table.has(entry, EntryFlag.PENDING);
     const problem = applied ? null : describeErrno(map.core.applier.lastErrno);
+    // An acknowledged write survives a kill -9 of this agent.
+    if (map.journal === null) this.#parts.pump.scheduleFlush();
+    else await this.#parts.pump.flushed();
     return { stamp: formatStamp(hi, lo), applied, problem };
   }
 

@@ -4,6 +4,7 @@ import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
+import type { Journal } from './journal.js';
 import type { Membership } from './membership.js';
 import type { OriginNames } from './origin-names.js';
 import type { Pump } from './pump.js';
@@ -17,6 +18,8 @@ export interface AgentParts {
   readonly hlc: HybridClock;
   readonly names: OriginNames;
   readonly maps: readonly AgentMap[];
+  /** Null: nothing is kept on disk. */
+  readonly journal: Journal | null;
   readonly mesh: Mesh;
   readonly pump: Pump;
   readonly sweeps: Sweeps;

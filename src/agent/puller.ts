@@ -9,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Log } from '../config/log.js';
 import { FrameType, frameType, wire } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
+import { MapmeshError } from '../core/errors.js';
 import type { Origins } from '../core/origins.js';
 import { answerPull, decodeBundle, decodeEnd, decodePull, encodePull } from '../core/pull.js';
 import type { FrameStream, Mesh } from '../mesh/mesh.js';
@@ -43,6 +44,8 @@ export class Puller {
   /** Peers to ask, per map, first come first served; a peer stands in it once. */
   readonly #queues = new Map<AgentMap, Job[]>();
   readonly #running = new Map<AgentMap, Promise<void>>();
+  /** The pull of each map that is under way, and how to end it. */
+  readonly #active = new Map<AgentMap, { peerId: string; giveUp: (reason: MapmeshError) => void }>();
   #stopped = false;
 
   constructor(maps: readonly AgentMap[], mesh: Mesh, origins: Origins, log: Log, hooks: PullerHooks) {
@@ -71,6 +74,9 @@ export class Puller {
         queue.filter((job) => job.peerId !== peerId),
       );
     }
+    for (const active of this.#active.values()) {
+      if (active.peerId === peerId) active.giveUp(wire('a peer that is gone', 'an answer to a pull'));
+    }
   }
 
   /** Whether a pull of the map is under way or waiting. */
@@ -81,6 +87,8 @@ export class Puller {
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#queues.clear();
+    for (const { giveUp } of this.#active.values())
+      giveUp(wire('the end of this agent', 'an answer to a pull'));
     await Promise.allSettled(this.#running.values());
   }
 
@@ -107,7 +115,11 @@ export class Puller {
 
   async #failed(map: AgentMap, job: Job, error: unknown): Promise<void> {
     const reason = error instanceof Error ? error.message : String(error);
-    this.#log.debug({ map: map.name, peerId: job.peerId, failures: job.failures, reason }, 'pull failed');
+    const fields = { map: map.name, peerId: job.peerId, failures: job.failures, reason };
+    // A forged register is more than bad luck.
+    if (error instanceof MapmeshError && error.code === 'ERR_SIGNATURE')
+      this.#log.warn(fields, 'pull failed');
+    else this.#log.debug(fields, 'pull failed');
     if (this.#stopped || !this.#mesh.peers().some((peer) => peer.peerId === job.peerId)) return;
     const waitMs = RETRY_MS[Math.min(job.failures, RETRY_MS.length - 1)]!;
     await delay(waitMs, undefined, { ref: false });
@@ -115,45 +127,62 @@ export class Puller {
     if (!this.#stopped) this.#queues.get(map)?.push(job);
   }
 
+  /** One pull. It ends when the peer goes or falls silent, whatever the stream does: the next in line must get its turn. */
   async #pull(map: AgentMap, peerId: string): Promise<void> {
-    const started = performance.now();
-    const stream = await this.#mesh.open(peerId, PULL_PROTOCOL);
-    const watchdog = setTimeout(
-      () => stream.abort(wire('a silent peer', 'an answer to a pull')),
-      FRAME_TIMEOUT_MS,
-    );
-    let registers = 0;
-    let bytes = 0;
+    let stream: FrameStream | null = null;
+    let giveUp: (reason: MapmeshError) => void = () => undefined;
+    const givenUp = new Promise<never>((_, reject) => {
+      giveUp = reject;
+    });
+    const watchdog = setTimeout(() => giveUp(wire('a silent peer', 'an answer to a pull')), FRAME_TIMEOUT_MS);
+    this.#active.set(map, { peerId, giveUp });
+    const work = async () => {
+      stream = await this.#mesh.open(peerId, PULL_PROTOCOL);
+      await this.#exchange(map, stream, () => watchdog.refresh());
+    };
     try {
-      await stream.send(encodePull(map.core.replica));
-      const turns = new Turns();
-      for await (const frame of stream.frames) {
-        watchdog.refresh();
-        bytes += frame.length;
-        const type = frameType(frame);
-        if (type === FrameType.END) {
-          this.#noteHeads(map, frame);
-          await stream.close();
-          const durationMs = Math.round(performance.now() - started);
-          if (registers > 0) {
-            this.#log.info({ map: map.name, peerId, registers, bytes, durationMs }, 'pulled state');
-          }
-          return;
-        }
-        if (type !== FrameType.BUNDLE) throw wire(`frame type ${type}`, 'a bundle or an end');
-        for (const batch of decodeBundle(frame)) {
-          registers += map.core.receive(batch).won;
-          await turns.pause();
-        }
-        this.#hooks.onMerged();
-      }
-      throw wire('an answer without an end', 'one');
+      await Promise.race([work(), givenUp]);
     } catch (error) {
-      stream.abort(error instanceof Error ? error : new Error(String(error)));
-      throw error;
+      const reason = error instanceof MapmeshError ? error : wire(String(error), 'an answer to a pull');
+      (stream as FrameStream | null)?.abort(reason);
+      throw reason;
     } finally {
       clearTimeout(watchdog);
+      this.#active.delete(map);
     }
+  }
+
+  /** Asks, and merges what comes until the END. @param progress called for each frame. */
+  async #exchange(map: AgentMap, stream: FrameStream, progress: () => void): Promise<void> {
+    const started = performance.now();
+    let registers = 0;
+    let bytes = 0;
+    await stream.send(encodePull(map.core.replica));
+    const turns = new Turns();
+    for await (const frame of stream.frames) {
+      progress();
+      bytes += frame.length;
+      const type = frameType(frame);
+      if (type === FrameType.END) {
+        this.#noteHeads(map, frame);
+        await stream.close();
+        const durationMs = Math.round(performance.now() - started);
+        if (registers > 0) {
+          this.#log.info(
+            { map: map.name, peerId: stream.peerId, registers, bytes, durationMs },
+            'pulled state',
+          );
+        }
+        return;
+      }
+      if (type !== FrameType.BUNDLE) throw wire(`frame type ${type}`, 'a bundle or an end');
+      for (const batch of decodeBundle(frame)) {
+        registers += map.receive(batch).won;
+        await turns.pause();
+      }
+      this.#hooks.onMerged();
+    }
+    throw wire('an answer without an end', 'one');
   }
 
   #noteHeads(map: AgentMap, frame: Uint8Array): void {

@@ -38,7 +38,8 @@ export class Pump {
   readonly #buffer = new Uint8Array(DRAIN_BYTES);
   readonly #records = new RingRecords();
   readonly #retryTimer: NodeJS.Timeout;
-  #stopped = false;
+  /** From {@link start} to {@link stop}: only then is anything published or applied by itself. */
+  #isRunning = false;
   #flushing: Promise<void> | null = null;
   #applying: Promise<void> | null = null;
   #draining: Promise<void> = Promise.resolve();
@@ -69,16 +70,19 @@ export class Pump {
 
   /** Starts draining the ring. */
   start(): void {
+    this.#isRunning = true;
     this.#draining = this.#drainLoop().catch(this.#fail);
   }
 
   /** Stops all loops; what was captured and not flushed is flushed first. */
   async stop(): Promise<void> {
-    this.#stopped = true;
+    const wasRunning = this.#isRunning;
+    this.#isRunning = false;
     clearInterval(this.#retryTimer);
+    this.#capture.close(); // wakes the drain loop
     await this.#draining;
     await this.#flushing;
-    await this.#flush();
+    if (wasRunning) await this.#flush();
     await this.#applying;
   }
 
@@ -96,17 +100,28 @@ export class Pump {
 
   /** Publishes what is unsent: at once when idle, else when the flush interval is over. */
   scheduleFlush(): void {
-    if (this.#flushing !== null || this.#stopped || !this.#hasUnsent()) return;
+    if (this.#flushing !== null || !this.#isRunning || !this.#hasUnsent()) return;
     this.#flushing = this.#flushSoon().then(() => {
       this.#flushing = null;
       this.scheduleFlush();
     }, this.#fail);
   }
 
+  /** Resolves when every local write made so far is in a batch, kept and published. */
+  async flushed(): Promise<void> {
+    await this.#flushing;
+    while (this.#hasUnsent() && this.#isRunning) {
+      this.#flushing ??= this.#flush().then(() => {
+        this.#flushing = null;
+      }, this.#fail);
+      await this.#flushing;
+    }
+  }
+
   /** Writes winners to the kernel. */
   scheduleApply(): void {
-    if (this.#applying !== null || this.#stopped) return;
-    if (!this.#maps.some((map) => map.core.applier.hasWork())) return;
+    if (this.#applying !== null || !this.#isRunning) return;
+    if (!this.#maps.some((map) => !map.holdsApplies && map.core.applier.hasWork())) return;
     this.#applying = this.#apply().then(() => {
       this.#applying = null;
       this.scheduleApply();
@@ -116,16 +131,16 @@ export class Pump {
   /** Resolves when nothing of the map waits to be applied; what the kernel refuses does not count. */
   async applied(map: AgentMap): Promise<void> {
     const turns = new Turns();
-    while (map.core.replica.applyQueue.size > 0 && !this.#stopped) {
+    while (map.core.replica.applyQueue.size > 0 && this.#isRunning) {
       map.core.applyStep();
       await turns.pause();
     }
   }
 
   async #drainLoop(): Promise<void> {
-    while (!this.#stopped) {
+    while (this.#isRunning) {
       await this.#capture.wait(WAIT_MS, QUIET_US);
-      if (this.#stopped) return;
+      if (!this.#isRunning) return;
       await this.drain();
     }
   }
@@ -149,7 +164,7 @@ export class Pump {
     const waitMs = this.#lastFlushMs + FLUSH_INTERVAL_MS - performance.now();
     if (waitMs > 0) await delay(waitMs);
     const giveUpMs = performance.now() + BACKLOG_WAIT_MS;
-    while (this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX && performance.now() < giveUpMs && !this.#stopped) {
+    while (this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX && performance.now() < giveUpMs && this.#isRunning) {
       await delay(2);
     }
     await this.#flush();
@@ -171,6 +186,9 @@ export class Pump {
 
   async #publish(map: AgentMap, frame: Uint8Array): Promise<void> {
     try {
+      // What others have heard must not be forgotten here: a stamp that was used once is never used again (I10).
+      map.journal?.append(map, frame);
+      await map.journal?.written();
       const { missed } = await this.#mesh.publish(map.topic, frame);
       if (missed.length > 0)
         this.#log.debug({ map: map.name, missed }, 'peers missed a batch; they will pull');
@@ -183,10 +201,10 @@ export class Pump {
   async #apply(): Promise<void> {
     const turns = new Turns();
     let more = true;
-    while (more && !this.#stopped) {
+    while (more && this.#isRunning) {
       more = false;
       for (const map of this.#maps) {
-        if (map.core.applyStep()) more = true;
+        if (!map.holdsApplies && map.core.applyStep()) more = true;
         await turns.pause();
       }
     }

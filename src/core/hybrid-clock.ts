@@ -33,6 +33,12 @@ export class HybridClock {
     return this.#newest;
   }
 
+  /** No stamp up to and including `mark` will be issued from now on: an earlier run of this node has issued it. */
+  skipTo(mark: Stamp): void {
+    if (compareStamps(mark.hi, mark.lo, this.#last.hi, this.#last.lo) > 0) this.#last = mark;
+    if (compareStamps(mark.hi, mark.lo, this.#newest.hi, this.#newest.lo) > 0) this.#newest = mark;
+  }
+
   /** A fresh stamp for a write at `eventUs` (wall time), greater than `after` if given. */
   issue(eventUs: number, after?: Stamp): Stamp {
     let stamp = stampAt(eventUs);

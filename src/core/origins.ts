@@ -32,7 +32,7 @@ export class Origins {
       );
     }
     const number = this.#keys.length;
-    this.#keys.push(publicKey.slice());
+    this.#keys.push(new Uint8Array(publicKey)); // `slice` of a Node Buffer would be no copy
     this.#byHex.set(hex, number);
     return number;
   }

@@ -57,35 +57,48 @@ export function* answerPull(replica: Replica, groupSums: Uint32Array): Generator
   const end = encodeEnd(replica);
   const wanted = differingGroups(replica, groupSums);
   if (wanted !== null) {
-    const { table } = replica;
-    // Entries chained by batch: `first` by slot, `next` by entry.
-    const first = new Int32Array(replica.provenance.end).fill(-1);
-    const next = new Int32Array(table.end).fill(-1);
-    for (let entry = table.end - 1; entry >= 0; entry--) {
-      if (entry % PAUSE_ENTRIES === 0) yield null;
-      if (!table.has(entry, EntryFlag.USED)) continue;
-      if (entry >= next.length || wanted[table.keyHash(entry) >>> 24] === 0) continue;
-      const slot = table.batch(entry);
-      if (slot === 0 || slot >= first.length) continue;
-      next[entry] = first[slot]!;
-      first[slot] = entry;
-    }
     const bundle = new BundleWriter();
-    for (let slot = 1; slot < first.length; slot++) {
-      if (slot % PAUSE_ENTRIES === 0) yield null;
-      const entries: number[] = [];
-      for (let entry = first[slot]!; entry >= 0; entry = next[entry]!) {
-        if (table.batch(entry) === slot && table.has(entry, EntryFlag.USED)) entries.push(entry);
+    for (const batch of currentBatches(replica, wanted)) {
+      if (batch === null) {
+        yield null;
+        continue;
       }
-      if (entries.length === 0) continue;
-      entries.sort((a, b) => table.leaf(a) - table.leaf(b));
-      const batch = replica.relay(slot, entries);
       if (!bundle.fits(batch)) yield bundle.take();
       bundle.push(batch);
     }
     if (bundle.count > 0) yield bundle.take();
   }
   yield end;
+}
+
+/**
+ * Every current register as the signed batches that they came in, pruned to what is current; null is a chance to let
+ * others run. Registers that change meanwhile, and local writes not yet in a batch, are left out.
+ * @param wanted one byte per group of keys, not 0 for those to include; all of them unless given.
+ */
+export function* currentBatches(replica: Replica, wanted?: Uint8Array): Generator<Uint8Array | null> {
+  const { table } = replica;
+  // Entries chained by batch: `first` by slot, `next` by entry.
+  const first = new Int32Array(replica.provenance.end).fill(-1);
+  const next = new Int32Array(table.end).fill(-1);
+  for (let entry = next.length - 1; entry >= 0; entry--) {
+    if (entry % PAUSE_ENTRIES === 0) yield null;
+    if (!table.has(entry, EntryFlag.USED) || wanted?.[table.keyHash(entry) >>> 24] === 0) continue;
+    const slot = table.batch(entry);
+    if (slot === 0 || slot >= first.length) continue;
+    next[entry] = first[slot]!;
+    first[slot] = entry;
+  }
+  for (let slot = 1; slot < first.length; slot++) {
+    if (slot % PAUSE_ENTRIES === 0) yield null;
+    const entries: number[] = [];
+    for (let entry = first[slot]!; entry >= 0; entry = next[entry]!) {
+      if (table.batch(entry) === slot && table.has(entry, EntryFlag.USED)) entries.push(entry);
+    }
+    if (entries.length === 0) continue;
+    entries.sort((a, b) => table.leaf(a) - table.leaf(b));
+    yield replica.relay(slot, entries);
+  }
 }
 
 /** The batch frames in a bundle. @throws MapmeshError ERR_WIRE */
@@ -123,7 +136,7 @@ export function decodeEnd(frame: Uint8Array): { origin: Uint8Array; seq: number 
     const at = HEADER_BYTES + i * HEAD_BYTES;
     const seq = Number(view.getBigUint64(at + ORIGIN_KEY_BYTES, true));
     if (!Number.isSafeInteger(seq)) throw wire('a batch number over 2^53', 'a smaller one');
-    return { origin: frame.slice(at, at + ORIGIN_KEY_BYTES), seq };
+    return { origin: frame.subarray(at, at + ORIGIN_KEY_BYTES), seq };
   });
 }
 

@@ -11,6 +11,7 @@
  */
 import {
   BATCH_HEADER_BYTES,
+  type BatchView,
   BatchWriter,
   coverOf,
   decodeBatch,
@@ -28,7 +29,7 @@ import type { HybridClock } from './hybrid-clock.js';
 import { KeyedHash } from './keyed-hash.js';
 import { BATCH_BYTES_TARGET } from './limits.js';
 import type { MapShape } from './map-port.js';
-import { HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
+import { type Cover, HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
 import { ORIGIN_SELF, type Origins } from './origins.js';
 import { Provenance } from './provenance.js';
 import { EntryFlag, RegisterTable } from './register-table.js';
@@ -80,6 +81,11 @@ export class Replica {
   readonly pending: EntryQueue;
   /** Newest batch number seen of each origin (by gossip or a pull), this node's own included. */
   readonly heads = new Map<number, number>();
+  /**
+   * While the log is replayed: the state that a register in doubt replaced, null for a tombstone. Tells an apply that the
+   * last run did not get round to from a change made in the kernel map since.
+   */
+  readonly priors = new Map<number, Uint8Array | null>();
   /** Told of every register that changed; for `watch`. Null when nobody listens. */
   onChange: ((entry: number, source: ChangeSource) => void) | null = null;
 
@@ -89,6 +95,7 @@ export class Replica {
   readonly #writer = new BatchWriter();
   readonly #originHashes = new Map<number, { a: number; b: number }>();
   #seq: number;
+  #isRestoring = false;
   #tombstones = 0;
 
   constructor(components: ReplicaComponents, options: ReplicaOptions) {
@@ -185,48 +192,33 @@ export class Replica {
    */
   receive(frame: Uint8Array, stampUsMax: number): Received {
     const view = decodeBatch(frame, this.mapId, this.shape);
-    const { hash, origins, verify } = this.#components;
+    const { hash, verify } = this.#components;
     const cover = coverOf(view, hash);
     const root = rootOf(cover, view.leafCount, hash);
     if (!verify(view.origin, signedBytes(frame, root), view.signature)) {
       throw new MapmeshError('ERR_SIGNATURE', 'Cannot accept batch: its signature does not match its origin');
     }
-    const origin = origins.intern(view.origin);
-    const slot = this.provenance.add(
-      { origin, seq: view.seq, leafCount: view.leafCount, signature: view.signature },
-      cover,
-    );
-    let won = 0;
-    let stale = 0;
-    let heldBack = 0;
-    for (let i = 0; i < view.itemCount; i++) {
-      const tag = itemTag(view, i);
-      if (tag >= ItemTag.SUBTREE) continue;
-      const hi = itemStampHi(view, i);
-      const lo = itemStampLo(view, i);
-      if (stampTimeUs(hi, lo) > stampUsMax) {
-        heldBack++;
-        continue;
-      }
-      const keyAt = itemKeyOffset(view, i);
-      const value = tag === ItemTag.VALUE ? frame : null;
-      const valueAt = keyAt + this.shape.keyBytes;
-      const found = this.table.find(frame, keyAt);
-      if (found >= 0 && this.#compare(found, hi, lo, origin, value, valueAt) >= 0) {
-        stale++;
-        continue;
-      }
-      const entry = this.#store(found, frame, keyAt, value, valueAt, hi, lo, origin);
-      this.#unsent.cancel(entry);
-      const leaf = view.itemLeaves[i]!;
-      this.table.setBatch(entry, slot, leaf);
-      this.provenance.retain(slot, leaf);
-      this.applyQueue.push(entry);
-      this.onChange?.(entry, 'remote');
-      won++;
-    }
-    this.provenance.settle(slot);
-    return { origin, seq: view.seq, won, stale, heldBack };
+    return this.#merge(frame, view, cover, stampUsMax);
+  }
+
+  /**
+   * Takes in a batch from this node's own log, whose checksum vouches for it. Whether the kernel map has its registers is
+   * in doubt until {@link settleRestored}: they wait to be applied.
+   * @throws MapmeshError ERR_WIRE
+   */
+  restore(frame: Uint8Array): void {
+    const view = decodeBatch(frame, this.mapId, this.shape);
+    const cover = coverOf(view, this.#components.hash);
+    this.#isRestoring = true;
+    const { origin, seq } = this.#merge(frame, view, cover, Number.POSITIVE_INFINITY);
+    this.#isRestoring = false;
+    this.noteSeq(origin, seq);
+  }
+
+  /** Everything restored so far is known to have reached the kernel map. */
+  settleRestored(): void {
+    while (this.applyQueue.shift() >= 0);
+    this.priors.clear();
   }
 
   /**
@@ -297,6 +289,54 @@ export class Replica {
       }
     }
     return writer.finish(batch.leafCount, batch.signature);
+  }
+
+  #merge(frame: Uint8Array, view: BatchView, cover: Cover, stampUsMax: number): Received {
+    const origin = this.#components.origins.intern(view.origin);
+    const slot = this.provenance.add(
+      { origin, seq: view.seq, leafCount: view.leafCount, signature: view.signature },
+      cover,
+    );
+    let won = 0;
+    let stale = 0;
+    let heldBack = 0;
+    for (let i = 0; i < view.itemCount; i++) {
+      const tag = itemTag(view, i);
+      if (tag >= ItemTag.SUBTREE) continue;
+      const hi = itemStampHi(view, i);
+      const lo = itemStampLo(view, i);
+      if (stampTimeUs(hi, lo) > stampUsMax) {
+        heldBack++;
+        continue;
+      }
+      const keyAt = itemKeyOffset(view, i);
+      const value = tag === ItemTag.VALUE ? frame : null;
+      const valueAt = keyAt + this.shape.keyBytes;
+      const found = this.table.find(frame, keyAt);
+      if (found >= 0 && this.#compare(found, hi, lo, origin, value, valueAt) >= 0) {
+        stale++;
+        // The log has it after the mark that settled it: in doubt again.
+        if (this.#isRestoring && this.#compare(found, hi, lo, origin, value, valueAt) === 0) {
+          this.applyQueue.push(found);
+        }
+        continue;
+      }
+      if (this.#isRestoring && found >= 0 && !this.priors.has(found)) {
+        this.priors.set(found, this.isTombstone(found) ? null : this.table.value(found));
+      }
+      const entry = this.#store(found, frame, keyAt, value, valueAt, hi, lo, origin);
+      this.#unsent.cancel(entry);
+      const leaf = view.itemLeaves[i]!;
+      this.table.setBatch(entry, slot, leaf);
+      this.provenance.retain(slot, leaf);
+      this.applyQueue.push(entry);
+      this.onChange?.(entry, 'remote');
+      if (origin === ORIGIN_SELF) this.#components.hlc.skipTo({ hi, lo });
+      won++;
+    }
+    this.provenance.settle(slot);
+    if (origin === ORIGIN_SELF && view.seq > this.#seq) this.#seq = view.seq;
+    return { origin, seq: view.seq, won, stale, heldBack };
   }
 
   /** Appends the entry's register to the frame being written. @returns the offset of the item. */

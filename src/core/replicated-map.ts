@@ -108,7 +108,7 @@ export class ReplicatedMap {
   /** The name that registers have for a key: itself, except in LPM tries (core/lpm-key.ts). */
   canonicalKey(key: Uint8Array): Uint8Array {
     if (this.port.info.kind !== 'lpm_trie') return key;
-    const canonical = key.slice();
+    const canonical = new Uint8Array(key);
     canonicalLpmKey(canonical, 0, canonical.length);
     return canonical;
   }

@@ -13,9 +13,12 @@
  *   except in an LRU map, where it is an eviction and concerns nobody else (I8).
  * - `initial`: the agent has just joined and knows nothing of the kernel map's past. The mesh wins where both have an
  *   opinion, so nothing deleted comes back; entries only the kernel has are taken in as local writes.
+ * - `restart`: the agent knows from its log what it had left in the kernel map. What differs was changed while it was
+ *   down, and becomes a local write; but an entry that still has the state before the last logged register is one that
+ *   the last run did not get round to applying.
  */
 
-import { isZero } from './bytes.js';
+import { compareBytes, isZero } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import { canonicalLpmKey } from './lpm-key.js';
@@ -23,7 +26,7 @@ import { isArrayKind, isLruKind, type MapDump, type MapPort } from './map-port.j
 import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
 
-export type SweepMode = 'periodic' | 'initial';
+export type SweepMode = 'periodic' | 'initial' | 'restart';
 
 export interface SweepResult {
   /** Entries seen in the kernel map. */
@@ -62,6 +65,8 @@ export class Sweeper {
   #suspectAt = 0;
   #missingAt = 0;
   #missing: number[] | null = null;
+  #gone: number[] = [];
+  #goneAt = 0;
   #result: { -readonly [K in keyof SweepResult]: SweepResult[K] } = emptyResult();
 
   constructor(replica: Replica, port: MapPort, clock: Clock, counters: MapCounters) {
@@ -81,6 +86,8 @@ export class Sweeper {
     this.#suspectAt = 0;
     this.#missingAt = 0;
     this.#missing = null;
+    this.#gone = [];
+    this.#goneAt = 0;
     this.#result = emptyResult();
   }
 
@@ -124,9 +131,15 @@ export class Sweeper {
       if (this.#dump !== null) return 'step';
       this.#missing ??= this.#collectMissing();
       const entry = this.#missing[this.#missingAt];
-      if (entry === undefined) return this.#finish();
-      this.#missingAt++;
-      this.#confirmMissing(entry);
+      if (entry !== undefined) {
+        this.#missingAt++;
+        if (this.#isGone(entry)) this.#gone.push(entry);
+        continue;
+      }
+      const gone = this.#gone[this.#goneAt];
+      if (gone === undefined) return this.#finish();
+      this.#goneAt++;
+      this.#actOnGone(gone);
     }
     return 'more';
   }
@@ -150,6 +163,7 @@ export class Sweeper {
   }
 
   #finish(): SweepResult {
+    this.#gone = [];
     this.#suspects = [];
     this.#missing = null;
     this.#counters.repaired += repairsOf(this.#result);
@@ -157,7 +171,7 @@ export class Sweeper {
     return this.#result;
   }
 
-  /** Live registers that the dump did not show. Clears the marks of this sweep. */
+  /** Live registers that the dump did not show; some came in while it ran. Clears the marks of this sweep. */
   #collectMissing(): number[] {
     const replica = this.#replica;
     const { table } = replica;
@@ -170,12 +184,6 @@ export class Sweeper {
       if ((flags & ignored) === 0) missing.push(entry);
       table.clearFlag(entry, EntryFlag.SWEPT);
     }
-    const believable =
-      replica.entries <= DELETE_GUARD_ENTRIES || missing.length <= replica.entries * DELETE_GUARD_SHARE;
-    if (this.#mode === 'periodic' && !believable && !isLruKind(this.#port.info.kind)) {
-      this.#result.heldDeletes = missing.length;
-      return [];
-    }
     return missing;
   }
 
@@ -184,7 +192,7 @@ export class Sweeper {
     if (!this.#port.lookup(key, this.#values)) return; // gone since: its event, or the next sweep, tells
     const entry = table.find(key, 0);
     if (entry >= 0) {
-      if (this.#replica.isUnapplied(entry)) return;
+      if (this.#replica.isUnapplied(entry) && !this.#isChangedSinceLog(entry)) return;
       if (!this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, 0)) return;
       if (this.#mode === 'initial') {
         this.#apply(entry);
@@ -194,19 +202,37 @@ export class Sweeper {
     this.#localWrite(key, this.#values, entry);
   }
 
-  #confirmMissing(entry: number): void {
+  /** In a restart: the kernel has neither the register in doubt nor what that replaced. The value was just read. */
+  #isChangedSinceLog(entry: number): boolean {
+    if (this.#mode !== 'restart') return false;
+    const prior = this.#replica.priors.get(entry);
+    return (
+      prior !== undefined &&
+      (prior === null || compareBytes(prior, this.#values.subarray(0, prior.length)) !== 0)
+    );
+  }
+
+  /** Whether the kernel map still does not have an entry that it should have. */
+  #isGone(entry: number): boolean {
     const { table } = this.#replica;
-    if (!table.has(entry, EntryFlag.USED) || this.#replica.isTombstone(entry)) return;
-    if (this.#replica.isUnapplied(entry) || table.has(entry, EntryFlag.EVICTED)) return;
-    const key = table.key(entry);
-    if (this.#port.lookup(key, this.#values)) return;
+    if (!table.has(entry, EntryFlag.USED) || this.#replica.isTombstone(entry)) return false;
+    if (this.#replica.isUnapplied(entry) || table.has(entry, EntryFlag.EVICTED)) return false;
+    return !this.#port.lookup(table.key(entry), this.#values);
+  }
+
+  /** What vanishing means depends on the kind of map, the mode, and how many vanished (I8). */
+  #actOnGone(entry: number): void {
+    const { entries, table } = this.#replica;
+    const isMass = entries > DELETE_GUARD_ENTRIES && this.#gone.length > entries * DELETE_GUARD_SHARE;
     if (this.#mode === 'initial') {
       this.#apply(entry);
     } else if (isLruKind(this.#port.info.kind)) {
       table.setFlag(entry, EntryFlag.EVICTED);
       this.#counters.evicted++;
+    } else if (isMass) {
+      this.#result.heldDeletes++;
     } else {
-      this.#localWrite(key, null, entry);
+      this.#localWrite(table.key(entry), null, entry);
     }
   }
 

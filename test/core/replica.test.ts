@@ -229,6 +229,18 @@ describe('Replica', () => {
     );
   });
 
+  it('copies what it keeps of a frame: the buffer may be used again, also a Node Buffer', () => {
+    const [a, b, c] = [node(), node(), node()];
+    a.map.put(key(1), value(1));
+    a.map.put(key(2), value(2));
+    const lent = Buffer.from(flush(a)[0]!);
+    b.map.replica.restore(lent);
+    lent.fill(0xee);
+    const { replica } = b.map;
+    const entries = [1, 2].map((n) => b.map.find(key(n)));
+    assert.equal(c.map.receive(replica.relay(replica.table.batch(entries[0]!), entries)).won, 2);
+  });
+
   it('forgets batches of which nothing is current', () => {
     const [a, b] = [node(), node()];
     for (let i = 0; i < 50; i++) {

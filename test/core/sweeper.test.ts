@@ -141,6 +141,47 @@ describe('sweep', () => {
     assert.equal(s.map.counters.heldDeletes, 200);
   });
 
+  it('does not take entries that came in during the sweep for vanished ones', () => {
+    const s = setUp();
+    for (let i = 0; i < 150; i++) s.map.put(key(i), value(1));
+    applyAll(s);
+    for (let i = 1000; i < 1400; i++) s.port.foreignWrite(key(i), value(2));
+    s.port.foreignDelete(key(3));
+    const result = sweep(s);
+    assert.deepEqual([result.capturedSets, result.capturedDeletes, result.heldDeletes], [400, 1, 0]);
+  });
+
+  it('after a restart tells an apply that was not done from a change made meanwhile (I10)', () => {
+    const peer = setUp();
+    const frames = (edit: () => void) => {
+      edit();
+      const out: Uint8Array[] = [];
+      for (let f = peer.map.nextBatch(); f !== null; f = peer.map.nextBatch()) out.push(f);
+      peer.clock.advance(10);
+      return out;
+    };
+    const s = setUp();
+    const { replica } = s.map;
+    for (const frame of frames(() => [1, 2, 3, 4, 5].map((n) => peer.map.put(key(n), value(n)))))
+      replica.restore(frame);
+    replica.settleRestored();
+    for (const frame of frames(() => [1, 2, 3, 6].map((n) => peer.map.put(key(n), value(100 + n)))))
+      replica.restore(frame);
+    s.port.foreignWrite(key(1), value(1)); // not applied any more
+    s.port.foreignWrite(key(2), value(102)); // applied
+    s.port.foreignWrite(key(3), value(77)); // changed while the agent was down
+    s.port.foreignWrite(key(4), value(88)); // changed, and was not in doubt
+    // 5 was deleted while the agent was down, 6 was not applied any more
+    const result = sweep(s, 'restart');
+    assert.deepEqual([result.capturedSets, result.capturedDeletes], [2, 1]);
+    applyAll(s);
+    assert.deepEqual(
+      kernel(s),
+      new Map([1, 2, 3, 4, 6].map((n) => [toHex(key(n)), toHex(value([0, 101, 102, 77, 88, 0, 106][n]!))])),
+    );
+    assert.deepEqual(live(s), kernel(s));
+  });
+
   it('at the start lets the mesh win, so that nothing deleted comes back, and takes in what only the kernel has', () => {
     const s = setUp();
     const peer = setUp();

@@ -7,6 +7,8 @@ import { until } from './until.js';
 const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
 const START_TIMEOUT_MS = 20_000;
+/** A dump of a few hundred thousand entries. */
+const OUTPUT_BYTES_MAX = 256 * 1024 * 1024;
 
 export interface AgentFlags {
   maps: Record<string, string>;
@@ -119,7 +121,11 @@ export function mapmeshUnprivileged(...args: string[]): Done {
 }
 
 function run(program: string, args: readonly string[]): Done {
-  const done = spawnSync(program, args, { encoding: 'utf8', timeout: START_TIMEOUT_MS });
+  const done = spawnSync(program, args, {
+    encoding: 'utf8',
+    timeout: START_TIMEOUT_MS,
+    maxBuffer: OUTPUT_BYTES_MAX,
+  });
   return { code: done.status, stdout: done.stdout, stderr: done.stderr };
 }
 

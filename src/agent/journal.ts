@@ -1,0 +1,188 @@
+/**
+ * Keeps the registers on disk: what the register log (persist/) is to remember, and what its records mean.
+ *
+ * ```
+ * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
+ * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
+ * 3 KERNEL   16 B map id, text: which kernel map the registers are mirrored in (boot id and map id)
+ * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
+ * ```
+ * After a kill, registers behind the last APPLIED may or may not be in the kernel map; the first sweep finds out
+ * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
+ * knows nothing, and is filled from the replica instead.
+ */
+import { readFileSync } from 'node:fs';
+import type { Log } from '../config/log.js';
+import { MAP_ID_BYTES } from '../core/batch.js';
+import { toHex } from '../core/bytes.js';
+import { MapmeshError } from '../core/errors.js';
+import type { HybridClock } from '../core/hybrid-clock.js';
+import { currentBatches } from '../core/pull.js';
+import { openRegisterLog, type RegisterLog } from '../persist/register-log.js';
+import type { AgentMap } from './agent-map.js';
+import { Turns } from './turns.js';
+
+const RecordType = { BATCH: 1, MARK: 2, KERNEL: 3, APPLIED: 4 } as const;
+
+/** How often it is noted that everything is applied: bounds how many registers are in doubt after a kill. */
+const TICK_MS = 100;
+/** The log is rewritten when it is this many times its snapshot, and more than this much longer. */
+const REWRITE_FACTOR = 2;
+const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
+
+interface LogRecord {
+  readonly type: number;
+  readonly payload: Uint8Array;
+}
+
+export class Journal {
+  readonly #maps: ReadonlyMap<string, AgentMap>;
+  readonly #hlc: HybridClock;
+  readonly #log: Log;
+  readonly #registers: RegisterLog;
+  readonly #timer: NodeJS.Timeout;
+  /** Maps with batches behind their last APPLIED. */
+  readonly #inDoubt = new Set<AgentMap>();
+
+  private constructor(
+    maps: ReadonlyMap<string, AgentMap>,
+    hlc: HybridClock,
+    log: Log,
+    registers: RegisterLog,
+  ) {
+    this.#maps = maps;
+    this.#hlc = hlc;
+    this.#log = log;
+    this.#registers = registers;
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#timer.unref();
+  }
+
+  /**
+   * Opens the log and brings the maps back to the state that it holds.
+   * @throws MapmeshError ERR_DATA_DIR
+   */
+  static async open(
+    directory: { readonly path: string },
+    agentMaps: readonly AgentMap[],
+    hlc: HybridClock,
+    log: Log,
+  ): Promise<Journal> {
+    const maps = new Map(agentMaps.map((map) => [toHex(map.core.replica.mapId), map]));
+    const kernelMaps = new Map<AgentMap, string>();
+    let journal: Journal | null = null;
+    const registers = await openRegisterLog(directory, {
+      onRecord: (type, payload) => restore(maps, kernelMaps, hlc, type, payload),
+      onHole: () => journal?.rewrite(),
+    });
+    journal = new Journal(maps, hlc, log, registers);
+    for (const map of agentMaps) {
+      const now = kernelMapOf(map);
+      map.hasHistory = now !== null && kernelMaps.get(map) === now;
+      if (now !== null) registers.append(RecordType.KERNEL, kernelRecord(map, now));
+    }
+    const { records, bytes, tornBytes, holes } = registers.replayed;
+    if (records > 0) log.info({ records, bytes, tornBytes, holes }, 'registers restored from disk');
+    return journal;
+  }
+
+  /** Why the disk does not hold everything; null when all is well. */
+  get problem(): MapmeshError | null {
+    return this.#registers.problem;
+  }
+
+  /** Keeps a batch. */
+  append(map: AgentMap, frame: Uint8Array): void {
+    this.#registers.append(RecordType.BATCH, frame);
+    this.#inDoubt.add(map);
+  }
+
+  /** Resolves when what was appended would survive a kill -9, or cannot be kept (see {@link problem}). */
+  async written(): Promise<void> {
+    await this.#registers.written();
+  }
+
+  /** Replaces the log by the present state. */
+  rewrite(): void {
+    if (this.#registers.isRewriting) return;
+    this.#registers
+      .rewrite(() => this.#snapshot())
+      .catch((error: Error) =>
+        this.#log.error({ reason: error.message }, 'the register log was not rewritten'),
+      );
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#noteApplied();
+    await this.#registers.close();
+  }
+
+  #tick(): void {
+    this.#noteApplied();
+    const { bytes, snapshotBytes } = this.#registers;
+    if (bytes > REWRITE_FACTOR * snapshotBytes + REWRITE_BYTES_MIN) this.rewrite();
+  }
+
+  #noteApplied(): void {
+    for (const map of this.#inDoubt) {
+      const { applyQueue, pending } = map.core.replica;
+      if (map.holdsApplies || applyQueue.size > 0 || pending.size > 0) continue;
+      this.#registers.append(RecordType.APPLIED, map.core.replica.mapId);
+      this.#inDoubt.delete(map);
+    }
+  }
+
+  async *#snapshot(): AsyncGenerator<LogRecord> {
+    const turns = new Turns();
+    const { hi, lo } = this.#hlc.mark;
+    yield { type: RecordType.MARK, payload: new Uint8Array(new Uint32Array([hi, lo]).buffer) };
+    for (const map of this.#maps.values()) {
+      const kernelMap = kernelMapOf(map);
+      if (kernelMap !== null) yield { type: RecordType.KERNEL, payload: kernelRecord(map, kernelMap) };
+      for (const payload of currentBatches(map.core.replica)) {
+        if (payload !== null) yield { type: RecordType.BATCH, payload };
+        await turns.pause();
+      }
+      this.#inDoubt.add(map);
+    }
+  }
+}
+
+function restore(
+  maps: ReadonlyMap<string, AgentMap>,
+  kernelMaps: Map<AgentMap, string>,
+  hlc: HybridClock,
+  type: number,
+  payload: Uint8Array,
+): void {
+  if (type === RecordType.MARK && payload.length === 8) {
+    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+    hlc.skipTo({ hi: view.getUint32(0, true), lo: view.getUint32(4, true) });
+    return;
+  }
+  const at = type === RecordType.BATCH ? 16 : 0;
+  const map = maps.get(toHex(payload.subarray(at, at + MAP_ID_BYTES)));
+  if (map === undefined) return; // of a map that this agent no longer has, or that has another shape now
+  const { replica } = map.core;
+  if (type === RecordType.BATCH) replica.restore(payload);
+  else if (type === RecordType.APPLIED) replica.settleRestored();
+  else if (type === RecordType.KERNEL) {
+    kernelMaps.set(map, new TextDecoder().decode(payload.subarray(MAP_ID_BYTES)));
+  } else {
+    throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 4`, {
+      hint: 'It was written by a newer mapmesh.',
+    });
+  }
+}
+
+/** Names the kernel map for as long as it exists; null for a `memory:` map, which never outlives the agent. */
+function kernelMapOf(map: AgentMap): string | null {
+  const { kernelId } = map.core.port.info;
+  if (kernelId === null) return null;
+  return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()}/${kernelId}`;
+}
+
+function kernelRecord(map: AgentMap, kernelMap: string): Uint8Array {
+  return Buffer.concat([map.core.replica.mapId, Buffer.from(kernelMap)]);
+}

@@ -1,0 +1,116 @@
+/** kill -9 and restart with a data directory (I10), on real kernel maps. */
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { mapmesh, TestAgent } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { until } from '../support/until.js';
+
+const run = promisify(execFile);
+const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
+const skip = kernelMapsImpossible() ?? false;
+const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 200_000 };
+const KILLS = 20;
+
+const writer = (...args: (string | number)[]) => run(WRITER, args.map(String));
+const equal = (a: Map<string, string>, b: Map<string, string>) =>
+  a.size === b.size && [...a].every(([key, value]) => b.get(key) === value);
+
+/** Stamp and origin of every register of an agent, tombstones left out. */
+function stamps(agent: TestAgent): string[] {
+  const { stdout } = mapmesh('dump', 'm', '--json', '--api', agent.api);
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { stamp: string; origin: string })
+    .map(({ stamp, origin }) => `${stamp} ${origin}`);
+}
+
+describe('a node that is killed and comes back', { skip, concurrency: false }, () => {
+  const maps = new TestMaps();
+  const data = mkdtempSync(join(tmpdir(), 'mapmesh-restart-'));
+  const agents = new Map<string, TestAgent>();
+  after(async () => {
+    await Promise.all([...agents.values()].map((agent) => agent.end()));
+    maps.remove();
+    rmSync(data, { recursive: true, force: true });
+  });
+  const pin = (name: string) => `${maps.directory}/${name}`;
+  const start = async (name: string, bootstrap?: string) => {
+    const agent = await TestAgent.start({
+      maps: { m: pin(name) },
+      extra: ['--data-dir', join(data, name)],
+      ...(bootstrap && { bootstrap: [bootstrap] }),
+    });
+    agents.set(name, agent);
+    return agent.ready();
+  };
+  const kill = async (name: string) => agents.get(name)!.end('SIGKILL');
+
+  it('twenty times in the middle of a burst: nothing is lost, no stamp is used twice', async () => {
+    for (const name of ['a', 'b']) maps.create(name, SPEC);
+    const b = await start('b');
+    await start('a', b.multiaddr);
+    const burst = spawn(WRITER, ['--pin', pin('a'), '--count', '50000', '--rate', '4000', '--value', '1']);
+    const burstEnded = new Promise((resolve) => burst.once('exit', resolve));
+    for (let round = 0; round < KILLS; round++) {
+      await writer('--pin', pin('b'), '--count', 50, '--first', 100_000 + round * 50);
+      await kill('a');
+      await start('a', b.multiaddr);
+    }
+    burst.kill();
+    await burstEnded;
+    await until('both kernel maps to be equal', () => equal(dumpPin(pin('a')), dumpPin(pin('b'))), 30_000);
+    const held = dumpPin(pin('b'));
+    assert.ok(held.size > 50 * KILLS, `${held.size} entries`);
+    for (const name of ['a', 'b']) {
+      const all = stamps(agents.get(name)!);
+      assert.equal(new Set(all).size, all.length, 'stamps are unique');
+      assert.equal(all.length, held.size);
+    }
+    const [mine, theirs] = await Promise.all(['a', 'b'].map((name) => agents.get(name)!.map('m')));
+    assert.equal(mine!.digest, theirs!.digest);
+  });
+
+  it('spreads what was changed in its kernel map meanwhile, and takes what the others did', async () => {
+    await writer('--pin', pin('a'), '--count', 300, '--first', 150_000, '--value', 1);
+    await until('the entries on b', () => equal(dumpPin(pin('a')), dumpPin(pin('b'))));
+    await kill('a');
+    await writer('--pin', pin('a'), '--count', 100, '--first', 150_000, '--value', 5000);
+    await writer('--pin', pin('a'), '--count', 50, '--first', 150_100, '--op', 'delete');
+    await writer('--pin', pin('b'), '--count', 50, '--first', 150_200, '--value', 7000);
+    await writer('--pin', pin('b'), '--count', 50, '--first', 150_250, '--op', 'delete');
+    const sizeBefore = dumpPin(pin('b')).size;
+    await start('a', agents.get('b')!.multiaddr);
+    await until('both to be equal', () => equal(dumpPin(pin('a')), dumpPin(pin('b'))));
+    const held = dumpPin(pin('b'));
+    assert.equal(held.size, sizeBefore - 50, 'deletes of both sides hold, nothing came back');
+    const has = (first: number) =>
+      [...held].filter(
+        ([key]) => Number.parseInt(key.slice(0, 8).match(/../g)!.reverse().join(''), 16) === first,
+      );
+    assert.equal(has(150_000).length, 1);
+    assert.equal(has(150_100).length, 0);
+    assert.equal(has(150_250).length, 0);
+  });
+
+  it('keeps a put that was acknowledged, though it is killed at once and knows nobody', async () => {
+    maps.create('lone', SPEC);
+    await start('lone');
+    const { api } = agents.get('lone')!;
+    const key = '000102030405060708090a0b0c0d0e0f';
+    const put = mapmesh('put', '--api', api, 'm', key, '11'.repeat(32));
+    assert.equal(put.code, 0, put.stderr);
+    await kill('lone');
+    // Its kernel map is gone, too: the host was rebooted.
+    rmSync(pin('lone'));
+    maps.create('lone', SPEC);
+    await start('lone');
+    await until('the entry in the new map', () => dumpPin(pin('lone')).get(key) === '11'.repeat(32));
+  });
+});
