@@ -116,7 +116,7 @@ export class SimDisk implements Disk {
   }
 
   #afterPowerLoss(inode: Inode, chance: number): Buffer {
-    let bytes = Buffer.from(inode.durable);
+    let bytes: Buffer = Buffer.from(inode.durable);
     for (const piece of inode.unsynced) if (this.#random() < chance) bytes = overwrite(bytes, piece);
     return bytes;
   }
