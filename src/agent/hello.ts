@@ -1,6 +1,7 @@
 /** What agents tell each other about themselves, on connecting and each second (the `app` part of the mesh's hello). */
 import { z } from 'zod';
 import { MAP_KINDS, type MapShape } from '../core/map-port.js';
+import type { AgentMap } from './agent-map.js';
 
 /** Most maps that one node may announce. */
 const MAPS_MAX = 1024;
@@ -35,4 +36,21 @@ export function parseAgentHello(app: unknown): AgentHello | undefined {
 
 export function shapeOf(map: MapHello): MapShape {
   return { kind: map.kind, keyBytes: map.keyBytes, valueBytes: map.valueBytes };
+}
+
+/** What this node says of itself. */
+export function helloOf(maps: readonly AgentMap[], ready: boolean): AgentHello {
+  return {
+    ready,
+    maps: maps
+      .filter((map) => map.state !== 'refused')
+      .map(({ name, core }) => ({
+        name,
+        kind: core.port.info.kind,
+        keyBytes: core.port.info.keyBytes,
+        valueBytes: core.port.info.valueBytes,
+        seq: core.replica.seq,
+        digest: core.replica.digest.hex(),
+      })),
+  };
 }
