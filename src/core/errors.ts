@@ -28,6 +28,7 @@ export const ERROR_CODES = {
   ERR_DATA_DIR: 'the data directory cannot be used',
   ERR_WIRE: 'bytes from a peer do not decode; never fatal, counted against the sender',
   ERR_SIGNATURE: 'a batch whose signature does not match its origin',
+  ERR_PEER: 'a peer is gone, or a stream to it broke',
   ERR_LIMIT: 'a named limit would be exceeded',
   ERR_API: 'the agent cannot be reached or refused the request',
 } as const;
@@ -50,6 +51,11 @@ export class MapmeshError extends Error {
   get exitCode(): 1 | 2 {
     return this.code === 'ERR_USAGE' || this.code === 'ERR_CONFIG' ? 2 : 1;
   }
+}
+
+/** The error itself if it is one of ours, else one of this code that has it as its cause. */
+export function asMapmeshError(error: unknown, code: ErrorCode, message: string): MapmeshError {
+  return error instanceof MapmeshError ? error : new MapmeshError(code, message, { cause: error });
 }
 
 /** Asserts what cannot be false unless mapmesh itself is wrong. Never for input from outside. */

@@ -10,6 +10,7 @@
 import { setTimeout } from 'node:timers/promises';
 import type { ComponentLogger, ConnectionProtector, MultiaddrConnection } from '@libp2p/interface';
 import { preSharedKey } from '@libp2p/pnet';
+import { MapmeshError } from '../core/errors.js';
 import { SECRET_HANDSHAKE_MS } from './limits.js';
 import { deferred } from './promise-with-resolvers.js';
 
@@ -61,7 +62,7 @@ function checkFirstBytes(connection: MultiaddrConnection): MultiaddrConnection {
             mismatch.resolve();
             await Promise.race([farewellTaken.promise, setTimeout(FAREWELL_MS)]);
             await setTimeout(FAREWELL_LINGER_MS);
-            throw new Error(SECRET_MISMATCH);
+            throw new MapmeshError('ERR_SECRET', SECRET_MISMATCH);
           }
           matched += count;
           checked = matched === GREETING.length;

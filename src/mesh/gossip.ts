@@ -8,6 +8,7 @@
  */
 
 import { hash } from 'node:crypto';
+import { invariant, MapmeshError } from '../core/errors.js';
 import './promise-with-resolvers.js';
 import { GossipSub, type GossipSubComponents, type GossipsubOpts } from '@chainsafe/libp2p-gossipsub';
 import type { RPC } from '@chainsafe/libp2p-gossipsub/message';
@@ -168,8 +169,7 @@ export class Gossip {
   }
 
   #started(): Router {
-    if (this.#router === null)
-      throw new Error('mapmesh invariant violated: gossip is used before libp2p is made');
+    invariant(this.#router !== null, 'gossip is used after libp2p was made');
     return this.#router;
   }
 
@@ -200,7 +200,7 @@ export class Gossip {
 
   #onStream({ stream, connection }: IncomingStream): void {
     if (!this.#handlers.isChosen(connection)) {
-      stream.abort(new Error('gossip before the greeting'));
+      stream.abort(new MapmeshError('ERR_PEER', 'Cannot take gossip: it came before the greeting'));
       return;
     }
     void this.#streamHandler?.({ stream, connection: this.#tap(connection) });

@@ -21,7 +21,7 @@ import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Connection, Stream } from '@libp2p/interface';
 import { multiaddr } from '@multiformats/multiaddr';
-import { invariant, MapmeshError } from '../core/errors.js';
+import { asMapmeshError, invariant, MapmeshError } from '../core/errors.js';
 import { BootstrapList } from './bootstrap.js';
 import { Dialler } from './dialler.js';
 import { Gossip } from './gossip.js';
@@ -72,7 +72,7 @@ import { DEFAULT_SHAPE, type MeshShape, PeerBook, type PeerHint } from './peer-b
 import { deferred } from './promise-with-resolvers.js';
 import { RelayMode } from './relay-mode.js';
 import { parseSecret } from './secret.js';
-import { createFrameStream, PEER_GONE_CODE } from './streams.js';
+import { createFrameStream } from './streams.js';
 import { createTransport, listenError, type Transport } from './transport.js';
 import { Watchdog } from './watchdog.js';
 import { Whereabouts } from './whereabouts.js';
@@ -284,7 +284,7 @@ class Libp2pMesh implements Mesh {
       const { node } = this.#transport;
       const closed = Promise.resolve(node.stop());
       const abortStragglers = setTimeout(() => {
-        for (const connection of node.getConnections()) connection.abort(new Error('the node stops'));
+        for (const connection of node.getConnections()) connection.abort(goodbye('the node stops'));
       }, limits.STOP_CLOSE_MS);
       await closed.catch((error: unknown) => this.#log.warn({ error }, 'libp2p did not stop cleanly'));
       clearTimeout(abortStragglers);
@@ -428,7 +428,7 @@ class Libp2pMesh implements Mesh {
   async open(peerId: string, protocol: string): Promise<FrameStream> {
     const link = this.#chosen.get(peerId);
     if (link?.phase !== 'greeted') {
-      throw new MapmeshError(PEER_GONE_CODE, `Cannot open a stream to peer "${peerId}": it is not connected`);
+      throw new MapmeshError('ERR_PEER', `Cannot open a stream to peer "${peerId}": it is not connected`);
     }
     try {
       const stream = await link.connection.newStream([protocol], {
@@ -437,7 +437,7 @@ class Libp2pMesh implements Mesh {
       });
       return this.#framed(stream, link);
     } catch (cause) {
-      throw new MapmeshError(PEER_GONE_CODE, `Cannot open stream "${protocol}" to peer "${peerId}"`, {
+      throw new MapmeshError('ERR_PEER', `Cannot open stream "${protocol}" to peer "${peerId}"`, {
         cause,
       });
     }
@@ -457,7 +457,7 @@ class Libp2pMesh implements Mesh {
       ({ stream, connection }) => {
         const link = this.#links.get(connection.id);
         if (link === undefined || (link.phase !== 'greeted' && link.phase !== 'admitted')) {
-          stream.abort(new Error('a stream before the greeting'));
+          stream.abort(goodbye('a stream came before the greeting'));
           return;
         }
         void this.#runServer(handler, this.#framed(stream, link), protocol);
@@ -475,7 +475,7 @@ class Libp2pMesh implements Mesh {
       await stream.close();
     } catch (error) {
       this.#log.debug({ error, protocol, peerId: stream.peerId }, 'a stream was aborted');
-      stream.abort(error instanceof Error ? error : new Error(String(error)));
+      stream.abort(asMapmeshError(error, 'ERR_PEER', 'Cannot serve the stream'));
     }
   }
 
@@ -492,7 +492,7 @@ class Libp2pMesh implements Mesh {
     const meter = this.#transport?.lastMeter();
     const peerId = connection.remotePeer.toString();
     if (this.#phase !== 'started' && this.#phase !== 'starting') {
-      connection.abort(new Error('the node stops'));
+      connection.abort(goodbye('the node stops'));
       return;
     }
     invariant(meter !== undefined, 'a connection comes from the transport');
@@ -534,7 +534,7 @@ class Libp2pMesh implements Mesh {
     this.#links.delete(link.connection.id);
     if (this.#chosen.get(link.peerId) === link) this.#unchoose(link, outcome);
     link.outcome.resolve(outcome);
-    if (link.connection.status === 'open') link.connection.abort(new Error(`mapmesh: ${outcome.kind}`));
+    if (link.connection.status === 'open') link.connection.abort(goodbye(outcome.kind));
   }
 
   #unchoose(link: Link, outcome: LinkOutcome): void {
@@ -569,7 +569,7 @@ class Libp2pMesh implements Mesh {
   #onHelloStream(stream: Stream, connection: Connection): void {
     const link = this.#links.get(connection.id);
     if (link === undefined) {
-      stream.abort(new Error('the connection is closing'));
+      stream.abort(goodbye('the connection is closing'));
       return;
     }
     if (link.phase === 'open' && link.direction === 'inbound') {
@@ -617,9 +617,9 @@ class Libp2pMesh implements Mesh {
       const result = await greetAsListener(frames, greeter);
       if ('refusal' in result && result.refusal.by === 'peer')
         await this.#onRefusal(link, result.refusal, frames);
-      else frames.abort(new Error('already greeted'));
+      else frames.abort(goodbye('the peer was greeted already'));
     } catch (error) {
-      frames.abort(error instanceof Error ? error : new Error(String(error)));
+      frames.abort(asMapmeshError(error, 'ERR_PEER', 'Cannot answer the hello'));
     }
   }
 
@@ -771,7 +771,7 @@ class Libp2pMesh implements Mesh {
     };
     tell()
       .catch((error: unknown) => this.#log.debug({ error }, 'a peer could not be told why it was thrown out'))
-      .finally(() => connection.abort(new Error('mapmesh: refused')));
+      .finally(() => connection.abort(goodbye('the peer is refused')));
   }
 
   #onDenied(peerId: string, direction: 'inbound' | 'outbound'): void {
@@ -964,4 +964,9 @@ class Libp2pMesh implements Mesh {
 
 function mutable(hint: PeerHint): { peerId: string; addresses: string[] } {
   return { peerId: hint.peerId, addresses: [...hint.addresses] };
+}
+
+/** What a connection or stream is ended with. */
+function goodbye(reason: string): MapmeshError {
+  return new MapmeshError('ERR_PEER', `Cannot keep the connection: ${reason}`);
 }

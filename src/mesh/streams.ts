@@ -7,13 +7,10 @@
  */
 
 import type { Stream } from '@libp2p/interface';
-import { type ErrorCode, MapmeshError } from '../core/errors.js';
+import { MapmeshError } from '../core/errors.js';
 import { FRAME_HEADER_BYTES, FrameReader, frameHeader } from './frame-reader.js';
 import { STREAM_SEND_TIMEOUT_MS } from './limits.js';
 import { FRAME_BYTES_MAX, type FrameStream } from './mesh.js';
-
-/** The code of "the peer is gone, or broke a stream". */
-export const PEER_GONE_CODE: ErrorCode = 'ERR_WIRE';
 
 export interface FrameStreamOptions {
   readonly peerId: string;
@@ -134,7 +131,7 @@ class Libp2pFrameStream implements FrameStream {
   }
 
   #gone(what: string, cause?: unknown): MapmeshError {
-    return new MapmeshError(PEER_GONE_CODE, `Cannot talk to peer "${this.peerId}": ${what}`, { cause });
+    return new MapmeshError('ERR_PEER', `Cannot talk to peer "${this.peerId}": ${what}`, { cause });
   }
 }
 

@@ -16,7 +16,7 @@ import {
 import { peerIdFromPrivateKey } from '@libp2p/peer-id';
 import { tcp } from '@libp2p/tcp';
 import { createLibp2p } from 'libp2p';
-import { MapmeshError } from '../core/errors.js';
+import { invariant, MapmeshError } from '../core/errors.js';
 import { connectionGuard } from './connection-guard.js';
 import type { Gossip } from './gossip.js';
 import { privateKeyOfIdentity } from './identity.js';
@@ -129,8 +129,7 @@ export async function createTransport(gossip: Gossip, options: TransportOptions)
   return {
     node,
     lastMeter() {
-      if (lastMeter === null)
-        throw new Error('mapmesh invariant violated: a connection without a multiplexer');
+      invariant(lastMeter !== null, 'a connection has a multiplexer');
       return lastMeter;
     },
   };

@@ -244,7 +244,7 @@ test('garbage on a stream reaches its handler as a typed error, nothing else', a
     () => failures.length === 4,
     () => `four failures, has ${failures}`,
   );
-  assert.deepEqual(failures.slice().sort(), ['ERR_LIMIT', 'ERR_LIMIT', 'ERR_WIRE', 'ERR_WIRE']);
+  assert.deepEqual(failures.slice().sort(), ['ERR_LIMIT', 'ERR_LIMIT', 'ERR_PEER', 'ERR_PEER']);
   await write(Buffer.from([0, 0, 0, 2, 1, 2, 0, 0, 0, 0]));
   await until(() => frames === 2, 'two good frames');
   const many = await Promise.allSettled(
