@@ -52,7 +52,7 @@ export async function findLogFiles(disk: Disk, directory: string): Promise<LogFi
   const newest = names.includes(NEWEST_FILE) ? await readNewest(disk, directory) : 0;
   const snapshot = snapshots.at(-1);
   if (snapshot === undefined && logs.length > 0 && logs[0] !== 1) {
-    throw missing(directory, snapshotName(logs[0]!), logName(logs[0]!));
+    throw missing(directory, `${logName(logs[0]! - 1)}" or "${snapshotName(logs[0]!)}`, logName(logs[0]!));
   }
   const first = snapshot ?? 1;
   const last = Math.max(newest, logs.at(-1) ?? 0, snapshot ?? 0);

@@ -36,6 +36,8 @@ export interface Tail {
 }
 
 export interface LogWriterOptions {
+  /** Replaying showed that the log lacks something. */
+  readonly hasHole: boolean;
   readonly salt: number;
   readonly syncIntervalMs: number;
   readonly retryIntervalMs: number;
@@ -97,6 +99,17 @@ export class LogWriter {
     this.#options = options;
     this.#pending = new RecordBuffer(options.salt);
     this.#group = new RecordBuffer(options.salt);
+    if (options.hasHole) {
+      this.#openHole(
+        new MapmeshError(
+          'ERR_DATA_DIR',
+          `Cannot trust "${tail.path}": an earlier run could not write all of it`,
+          {
+            hint: 'It is made whole by itself.',
+          },
+        ),
+      );
+    }
   }
 
   get tail(): Readonly<Tail> {
@@ -329,7 +342,9 @@ export class LogWriter {
       await datasyncTail(tail);
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
+      this.#pending.push(OwnType.HOLE, NOTHING); // the next run, if it comes to that, must not trust this log either
       this.#openHole(error);
+      if (this.#writeProblem === null) this.#write();
       this.#syncWaiters = settle(this.#syncWaiters, Number.POSITIVE_INFINITY, false);
       return;
     }

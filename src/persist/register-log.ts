@@ -218,8 +218,10 @@ async function replay(
       await last.file.truncate(wholeBytes);
       await last.file.datasync();
     }
-    tail = tailOf(last.file, last.path, last.header.number, wholeBytes);
     const replayed = total(contents);
+    tail = tailOf(last.file, last.path, last.header.number, wholeBytes);
+    // A sync that failed in an earlier run is forgotten by the kernel: a later one proves nothing of those bytes.
+    tail.broken = replayed.holes > 0;
     const olderBytes = replayed.bytes - snapshotBytes - wholeBytes;
     return { tail, salt: last.header.salt, replayed, snapshotBytes, olderBytes };
   } finally {
@@ -263,13 +265,14 @@ class FileRegisterLog implements RegisterLog {
       salt: opened.salt,
       syncIntervalMs: options.syncIntervalMs ?? SYNC_INTERVAL_MS,
       retryIntervalMs: options.retryIntervalMs ?? RETRY_INTERVAL_MS,
+      hasHole: opened.replayed.holes > 0,
       bufferBytesMax: Math.max(options.bufferBytesMax ?? BUFFER_BYTES_MAX, RECORD_BYTES_MAX),
       onHole: () => {
         if (!this.isRewriting) options.onHole();
       },
     });
     // What a killed run wrote may not be on disk; from now on it is proven to be.
-    if (opened.tail.bytes > FILE_HEADER_BYTES) void this.#writer.sync();
+    if (opened.tail.bytes > FILE_HEADER_BYTES && !opened.tail.broken) void this.#writer.sync();
   }
 
   get bytes(): number {
@@ -355,7 +358,7 @@ class FileRegisterLog implements RegisterLog {
     const tail = this.#writer.tail;
     // An earlier rewrite got this far and no further.
     if (tail.number > this.#base && !tail.broken) return;
-    await this.#writer.sync();
+    await this.#writer.synced();
     const number = tail.number + 1;
     const previousBytes = tail.syncedBytes;
     const header = { kind: FileKind.LOG, number, salt: this.#salt, previousBytes };

@@ -79,7 +79,6 @@ class Simulation {
     else if (choice < 0.78) this.#rewrite();
     else if (choice < 0.8) this.#append(400);
     else if (choice < 0.82) errnos.set('write', 'EIO');
-    else if (choice < 0.84) errnos.set('datasync', 'EIO');
     else if (choice < 0.85) errnos.set('create', 'ENOSPC');
     else if (choice < 0.86) errnos.set('syncDirectory', 'EIO');
     else if (choice < 0.88) this.disk.faults.capacityBytes = this.log.bytes + this.#random() * 2000;

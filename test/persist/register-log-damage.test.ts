@@ -135,7 +135,11 @@ describe('register log, damage', () => {
     for (let at = 0; at < lastMark; at++) {
       const { message } = await refusal(withFile(files, 'registers-1.log', flipped(whole, at)));
       const start = at < HEADER_BYTES ? 0 : starts.findLast((each) => each <= at);
-      assert.match(message, new RegExp(`"/data/registers-1\\.log": damaged at byte ${start}: `), `byte ${at}`);
+      assert.match(
+        message,
+        new RegExp(`"/data/registers-1\\.log": damaged at byte ${start}: `),
+        `byte ${at}`,
+      );
     }
     for (let at = lastMark; at < whole.length; at++) {
       const { ids, log } = await replayFiles(withFile(files, 'registers-1.log', flipped(whole, at)));

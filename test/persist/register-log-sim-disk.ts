@@ -100,9 +100,7 @@ export class SimDisk implements Disk {
     const kept = Math.floor(this.#random() * (this.#unsyncedNames.length + 1));
     for (const apply of this.#unsyncedNames.slice(0, kept)) apply(names);
     const chance = [0, 0.5, 0.9, 1][Math.floor(this.#random() * 4)]!;
-    const survivors = [...names].map(
-      ([name, inode]) => [name, this.#afterPowerLoss(inode, chance)] as const,
-    );
+    const survivors = [...names].map(([name, inode]) => [name, this.#afterPowerLoss(inode, chance)] as const);
     return SimDisk.of(this.#random, survivors);
   }
 

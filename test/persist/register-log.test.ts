@@ -91,10 +91,9 @@ describe('register log', () => {
     const { log } = await openLog(dir);
     append(log, range(1, 3000));
     await log.written();
-    const before = log.bytes;
     const live = new Set(range(2900, 3000));
     async function* snapshot() {
-      for (const id of live) {
+      for (const id of [...live]) {
         yield recordOf(id);
         await setImmediate();
       }
@@ -105,21 +104,22 @@ describe('register log', () => {
     await assert.rejects(log.rewrite(snapshot), /one rewrite/);
     for (; log.isRewriting; next++) {
       append(log, [next]);
+      live.add(next);
       await setImmediate();
     }
     assert.equal(await rewriting, true);
     assert.ok(next > 3050, `${next}`);
-    assert.ok(log.bytes < before, `${log.bytes} < ${before}`);
     append(log, [next]);
     await log.close();
     const files = sizes();
-    assert.deepEqual([...files.keys()].sort(), ['registers-2.log', 'registers-2.snapshot', 'registers.newest']);
+    assert.deepEqual([...files.keys()].sort(), [
+      'registers-2.log',
+      'registers-2.snapshot',
+      'registers.newest',
+    ]);
     assert.equal(log.bytes, files.get('registers-2.log')! + files.get('registers-2.snapshot')!);
     assert.equal(log.snapshotBytes, files.get('registers-2.snapshot'));
-    assert.deepEqual(
-      new Set((await replayed(dir)).ids),
-      new Set([...live, ...range(3000, next + 1)]),
-    );
+    assert.deepEqual(new Set((await replayed(dir)).ids), new Set([...live, ...range(3000, next + 1)]));
   });
 
   it('can be rewritten again and again, to nothing too', async () => {
@@ -287,7 +287,12 @@ describe('register log, disk in trouble', () => {
   it('trusts no file whose sync failed', async () => {
     const disk = new SimDisk(randomFrom(6));
     let holes = 0;
-    const { log } = await openLog(dir, { disk, syncIntervalMs: 1, retryIntervalMs: 1, onHole: () => holes++ });
+    const { log } = await openLog(dir, {
+      disk,
+      syncIntervalMs: 1,
+      retryIntervalMs: 1,
+      onHole: () => holes++,
+    });
     append(log, range(1, 5));
     disk.faults.errnos.set('datasync', 'EIO');
     assert.equal(await log.synced(), false);
