@@ -355,7 +355,7 @@ function forgetDeliveries(router: GossipSub): void {
 }
 
 /** The first 16 bytes of the SHA-256 of the body: two equal bodies are one message, so each carries a counter. */
-export function messageId(data: Uint8Array): Uint8Array {
+function messageId(data: Uint8Array): Uint8Array {
   return hash('sha256', data, 'buffer').subarray(0, 16);
 }
 

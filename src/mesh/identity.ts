@@ -115,7 +115,7 @@ export function isPeerId(text: string): boolean {
 }
 
 /** Null if the text is not a PeerId. */
-export function parsePeerId(text: string): PeerId | null {
+function parsePeerId(text: string): PeerId | null {
   if (text.length > 64) return null;
   try {
     const parsed = peerIdFromString(text);

@@ -5,7 +5,7 @@
  * "gossipsub", "yamux" or "libp2p" the value overrides a default of that package that was seen to hurt.
  */
 
-import { FRAME_BYTES_MAX, HELLO_BYTES_MAX, MESSAGE_BYTES_MAX } from './mesh.js';
+import { HELLO_BYTES_MAX, MESSAGE_BYTES_MAX } from './mesh.js';
 
 // --- Dialling ---------------------------------------------------------------------------------------------
 
@@ -57,6 +57,10 @@ export const LIVE_INTERVALS = 3;
 
 /** A connection without a finished greeting is dropped after this long. */
 export const GREETING_TIMEOUT_MS = 5_000;
+/** Telling a peer that it is refused may take this long, and so may its hanging up after that. Lower: far peers never learn why. */
+export const REFUSAL_TOLD_MS = 1_000;
+/** Greeting streams that one peer may have open: one each way, and one to say that the other is thrown out. */
+export const HELLO_STREAMS_MAX = 4;
 /** Largest frame of the greeting: the app part plus {@link HINTED_PEERS_MAX} peers with their addresses. */
 export const GREETING_FRAME_BYTES_MAX = HELLO_BYTES_MAX + 64 * 1024;
 /** Largest heartbeat message: a greeting frame plus key, counter and signature. */
@@ -177,10 +181,5 @@ export const INBOUND_PENDING_MAX = 200;
 export const INBOUND_HANDSHAKE_MS = 5_000;
 /** pnet: the exchange of nonces may take this long. */
 export const SECRET_HANDSHAKE_MS = 3_000;
-
-/** What the length prefix adds to a frame (varint of a length below 2^28). */
-export const FRAME_PREFIX_BYTES_MAX = 4;
-/** Bytes that a frame stream holds at most on the sending side: one frame in the hand of the sender. */
-export const STREAM_HELD_BYTES_MAX = FRAME_BYTES_MAX + FRAME_PREFIX_BYTES_MAX;
 /** Largest body accepted from gossip, whatever the topic. */
 export const GOSSIP_MESSAGE_BYTES_MAX = Math.max(MESSAGE_BYTES_MAX, HEARTBEAT_BYTES_MAX);

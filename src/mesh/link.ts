@@ -8,8 +8,9 @@
  */
 
 import type { Connection } from '@libp2p/interface';
+import { MapmeshError } from '../core/errors.js';
 import type { Refusal } from './hello.js';
-import type { Deferred } from './promise-with-resolvers.js';
+import { type Deferred, deferred } from './promise-with-resolvers.js';
 import type { LinkMeter } from './transport.js';
 
 /** open: not greeted; admitted: we accept the peer; greeted: both accept; closed: gone. */
@@ -38,7 +39,8 @@ export interface Link {
   /** From the peer's details: which life of the peer this is. */
   startMs: number;
   /** The peer's host is this host: its loopback addresses mean something here. */
-  sameHost: boolean;
+  readonly sameHost: boolean;
+  /** Where the peer listens, as far as it can be tried from here. */
   listen: readonly string[];
   /** The peer said that it misses links. */
   partial: boolean;
@@ -46,6 +48,38 @@ export interface Link {
   rejected: number;
   rejectedRecently: number;
   readonly outcome: Deferred<LinkOutcome>;
+}
+
+/** A link that was just opened. `preferred` is worked out from who is the smaller. */
+export function createLink(
+  connection: Connection,
+  meter: LinkMeter,
+  { selfPeerId, sameHost, nowMs }: { selfPeerId: string; sameHost: boolean; nowMs: number },
+): Link {
+  const peerId = connection.remotePeer.toString();
+  return {
+    connection,
+    peerId,
+    direction: connection.direction,
+    meter,
+    openedMs: nowMs,
+    preferred: (connection.direction === 'outbound') === selfPeerId < peerId,
+    phase: 'open',
+    up: false,
+    told: new Set(),
+    startMs: 0,
+    sameHost,
+    listen: [],
+    partial: false,
+    rejected: 0,
+    rejectedRecently: 0,
+    outcome: deferred<LinkOutcome>(),
+  };
+}
+
+/** What a connection or a stream on it is ended with. */
+export function goodbye(reason: string): MapmeshError {
+  return new MapmeshError('ERR_PEER', `Cannot keep the connection: ${reason}`);
 }
 
 /** A younger link than this may be the other half of two nodes dialling each other at the same moment. */

@@ -40,8 +40,6 @@ import {
 export interface LinkMeter {
   /** Bytes of all streams that wait for the socket. */
   queuedBytes(): number;
-  /** Bytes ever handed to the socket side. */
-  readonly takenBytes: number;
   /** Null until measured. */
   rttMs(): number | null;
   /** Resolves when at most `bytes` are queued. */
@@ -178,7 +176,6 @@ interface YamuxInside {
 
 /** A multiplexer whose outgoing queue can be seen. */
 class MeteredMuxer implements StreamMuxer, LinkMeter {
-  takenBytes = 0;
   readonly protocol: string;
   readonly source: StreamMuxer['source'];
   readonly sink: StreamMuxer['sink'];
@@ -237,7 +234,6 @@ class MeteredMuxer implements StreamMuxer, LinkMeter {
   async *#metered(source: StreamMuxer['source']): StreamMuxer['source'] {
     try {
       for await (const chunk of source) {
-        this.takenBytes += chunk.byteLength;
         if (this.#waiting.length > 0) this.#release(this.queuedBytes());
         yield chunk;
       }

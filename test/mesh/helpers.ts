@@ -11,9 +11,10 @@ import { encodeHeartbeat } from '../../src/mesh/heartbeat.js';
 import { type Greeter, greetAsDialler, greetAsListener, HELLO_PROTOCOL } from '../../src/mesh/hello.js';
 import { createSigner, generateIdentity, peerIdOfIdentity } from '../../src/mesh/identity.js';
 import { silentLog } from '../../src/mesh/libp2p-log.js';
-import { createMesh, type MeshDeps } from '../../src/mesh/libp2p-mesh.js';
+import { createMesh } from '../../src/mesh/libp2p-mesh.js';
 import { GREETING_FRAME_BYTES_MAX } from '../../src/mesh/limits.js';
 import type { Mesh, MeshHandlers, MeshOptions, Verdict } from '../../src/mesh/mesh.js';
+import type { MeshDeps } from '../../src/mesh/mesh-deps.js';
 import { createFrameStream } from '../../src/mesh/streams.js';
 import { createTransport, type Transport } from '../../src/mesh/transport.js';
 
