@@ -265,6 +265,9 @@ export class PacketSource {
 
   close(): void {
     run('ip link del va');
+    // The next guest file loads the programs anew under the same names.
+    for (const folder of [PacketSource.#folder, `${PacketSource.#folder}_maps`])
+      rmSync(folder, { recursive: true });
   }
 
   #counters(): number[] {
