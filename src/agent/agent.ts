@@ -12,20 +12,22 @@ import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { HybridClock } from '../core/hybrid-clock.js';
 import { Origins } from '../core/origins.js';
-import { createSigner, generateIdentity, publicKeyOfPeerId } from '../mesh/identity.js';
+import { createSigner, generateIdentity, peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
 import { createMesh } from '../mesh/libp2p-mesh.js';
 import type { Mesh, Verdict } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import { Cleanup } from './cleanup.js';
+import { ClockGuard } from './clock-guard.js';
 import { Control } from './control.js';
 import { helloOf } from './hello.js';
 import { Journal } from './journal.js';
+import { Members } from './members.js';
 import { Membership } from './membership.js';
 import { OriginNames } from './origin-names.js';
 import type { AgentParts } from './parts.js';
-import { Puller } from './puller.js';
 import { Pump } from './pump.js';
 import { Readiness } from './readiness.js';
+import { Reconciler } from './reconciler.js';
 import { makeMaps, openCaptureFor, openDirectory, openPorts, readSecret } from './setup.js';
 import { Sweeps } from './sweeps.js';
 import { SystemClock } from './system-clock.js';
@@ -92,6 +94,22 @@ async function start(
     map.journal = journal;
     map.holdsApplies = map.hasHistory;
   }
+  const clockGuard = new ClockGuard(
+    { maps, clock, hlc, journal, log, publish: (map, frame) => mesh.publish(map.topic, frame) },
+    settings.skewMsMax * 1000,
+  );
+  cleanup.push(() => clockGuard.stop());
+  const members = new Members(
+    { maps, origins, hlc, clock, log, journal, store: dataDir },
+    {
+      peerId: peerIdOfPublicKey(signer.publicKey),
+      forgetAfterMs: settings.forgetAfterMs,
+      tombstoneMsMin: settings.tombstoneMsMin,
+      tombstonesMax: settings.tombstonesMax,
+    },
+  );
+  await members.start();
+  cleanup.push(() => members.stop());
 
   let fail: (error: unknown) => void = () => undefined;
   const failed = new Promise<unknown>((resolve) => {
@@ -100,8 +118,9 @@ async function start(
 
   const mesh = createMesh(
     {
-      describe: () => helloOf(maps, membership.ready),
+      describe: () => helloOf(maps, membership.ready, members, clock),
       onHello: (peerId, app) => membership.hello(peerId, app),
+      onDistantHello: (peerId, app) => membership.distantHello(peerId, app),
       onPeerUp: (peerId) => membership.up(peerId),
       onPeerDown: (peerId) => membership.gone(peerId),
       onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
@@ -118,23 +137,30 @@ async function start(
   );
   const pump = new Pump(maps, capture, mesh, log, fail);
   const sweeps = new Sweeps(maps, { pump, capture, log, random: Math.random }, settings.sweepIntervalMs);
-  const puller = new Puller(maps, mesh, origins, log, {
-    onMerged: () => pump.scheduleApply(),
-    onPulled: (map, peerId) => membership.pulled(map, peerId),
-  });
+  const reconciler = new Reconciler(
+    { maps, mesh, origins, clock, log },
+    {
+      onMerged: () => pump.scheduleApply(),
+      onReconciled: (map, peerId) => membership.reconciled(map, peerId),
+      flushed: () => pump.flushedOnce(),
+    },
+  );
   const membership = new Membership(
     maps,
-    puller,
+    reconciler,
     log,
     {
       onCaughtUp: (map) => goLive(map).catch(fail),
       onAllRefused: fail,
-      headOf: (map, peerId) => map.core.replica.heads.get(origins.intern(publicKeyOfPeerId(peerId))),
+      headOf: (map, peerId) => map.core.replica.batches.head(origins.intern(publicKeyOfPeerId(peerId))),
+      onHello: (peerId, hello) => members.hear(peerId, hello),
+      onReadiness: () => readiness.changed(),
     },
     {
       peerId: mesh.peerId,
       isFirst: settings.bootstrap.length === 0,
       reconcileIntervalMs: settings.reconcileIntervalMs,
+      lonelyAfterMs: settings.lonelyAfterMs,
     },
   );
   const readiness = new Readiness(() => membership.ready);
@@ -168,21 +194,25 @@ async function start(
     mesh,
     pump,
     sweeps,
+    reconciler,
+    members,
     membership,
     readiness,
   };
   const api = await startApiServer({ control: new Control(parts), log }, settings.api);
   cleanup.push(() => api.close());
   cleanup.push(() => mesh.stop());
-  for (const map of maps)
-    mesh.subscribe(map.topic, (frame, from) => receive(parts, puller, map, frame, from));
+  for (const map of maps) mesh.subscribe(map.topic, (frame, from) => receive(parts, map, frame, from));
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
-  cleanup.push(() => puller.stop());
+  cleanup.push(() => membership.stop());
+  cleanup.push(() => reconciler.stop());
+  clockGuard.check();
   for (const map of maps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
   await mesh.start();
   pump.start();
   membership.start();
+  clockGuard.start();
   cleanup.push(watchBootstrap(settings, mesh, membership, fail));
 
   return {
@@ -194,12 +224,12 @@ async function start(
 }
 
 /** Validates and merges a gossiped batch in one go. */
-function receive(parts: AgentParts, puller: Puller, map: AgentMap, frame: Uint8Array, from: string): Verdict {
+function receive(parts: AgentParts, map: AgentMap, frame: Uint8Array, from: string): Verdict {
   if (map.state === 'refused') return 'ignore';
   try {
-    const { origin, seq, won } = map.receive(frame);
-    if (map.core.replica.noteSeq(origin, seq)) {
-      puller.request(map, parts.membership.sourceOf(parts.names.peerId(origin), from));
+    const { origin, seq, won, heldBack } = map.receive(frame);
+    if (map.core.replica.batches.note(origin, seq, heldBack === 0)) {
+      parts.reconciler.request(map, parts.membership.sourceOf(parts.names.peerId(origin), from));
     }
     if (won > 0) parts.pump.scheduleApply();
     return 'accept';

@@ -2,6 +2,7 @@
 import {
   type AgentControl,
   type ChangeReport,
+  type DiffReport,
   DUMP_CHUNK_ENTRIES,
   type MapReport,
   type RegisterReport,
@@ -15,7 +16,11 @@ import { formatStamp, stampAt } from '../core/stamp.js';
 import { describeErrno } from '../kernel/errno.js';
 import type { AgentMap } from './agent-map.js';
 import { coverageOf } from './coverage.js';
+import { diffMap } from './diff.js';
 import type { AgentParts } from './parts.js';
+
+/** How far apart clocks may seem without being so: a hello takes its time. */
+const CLOCK_COMPARISON_MS = 1000;
 
 export class Control implements AgentControl {
   readonly #parts: AgentParts;
@@ -34,6 +39,9 @@ export class Control implements AgentControl {
       : mesh.bootstrapProblems().map(({ address, reason }) => `bootstrap ${address}: ${reason}`);
     const diskProblem = journal?.problem;
     if (diskProblem) problems.push(diskProblem.message);
+    const { lonelyProblem } = membership;
+    if (lonelyProblem !== null) problems.push(lonelyProblem);
+    problems.push(...this.#clockProblems());
     return {
       peerId: mesh.peerId,
       cluster: settings.cluster,
@@ -110,6 +118,35 @@ export class Control implements AgentControl {
       reports.push({ name: map.name, ...found, ...map.lastSweep! });
     }
     return reports;
+  }
+
+  async diff(name: string): Promise<DiffReport> {
+    const { mesh, reconciler } = this.#parts;
+    return diffMap(this.#map(name), {
+      mesh,
+      reconciler,
+      report: (map, entry) => this.#register(map, entry),
+    });
+  }
+
+  /** Clocks that are so far apart that one side holds the other's writes back. */
+  #clockProblems(): string[] {
+    const { members, settings, mesh } = this.#parts;
+    const apart = members.clocksApart(settings.skewMsMax + CLOCK_COMPARISON_MS);
+    const linked = mesh.peers().length;
+    const seconds = (ms: number) => `${(Math.abs(ms) / 1000).toFixed(1)} s`;
+    const behind = apart.filter(({ aheadMs }) => aheadMs < 0);
+    if (linked > 1 && behind.length > linked / 2) {
+      const [{ aheadMs }] = behind as [(typeof behind)[number]];
+      return [
+        `this host's clock is ${seconds(aheadMs)} ahead of the others: they hold its writes back until it is set right`,
+      ];
+    }
+    return apart.map(({ peerId, aheadMs }) =>
+      aheadMs > 0
+        ? `the clock of ${peerId} is ${seconds(aheadMs)} ahead: its writes are held back until it is set right`
+        : `the clock of ${peerId} is ${seconds(aheadMs)} behind: it holds our writes back until it is set right`,
+    );
   }
 
   /** Whatever is newer: the time, or the greatest stamp issued. */
@@ -201,6 +238,11 @@ function problemsOf(map: AgentMap): string[] {
   }
   if (counters.heldDeletes > 0) {
     problems.push(`${counters.heldDeletes} entries vanished at once; not spread as deletes`);
+  }
+  if (Number.isFinite(replica.heldBackUs)) {
+    problems.push(
+      "writes of others are held back: their stamps are too far in the future for this host's clock",
+    );
   }
   if (map.sweepProblem !== '') problems.push(`the last sweep failed: ${map.sweepProblem}`);
   return problems;

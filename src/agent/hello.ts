@@ -1,10 +1,15 @@
 /** What agents tell each other about themselves, on connecting and each second (the `app` part of the mesh's hello). */
 import { z } from 'zod';
+import type { Clock } from '../core/clock.js';
 import { MAP_KINDS, type MapShape } from '../core/map-port.js';
+import { isPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
+import type { Members } from './members.js';
 
 /** Most maps that one node may announce. */
 const MAPS_MAX = 1024;
+/** Most members that are away that one node may name. */
+export const AWAY_MAX = 256;
 
 const MAP_HELLO = z.object({
   name: z.string().min(1).max(64),
@@ -16,10 +21,19 @@ const MAP_HELLO = z.object({
     .max(2 ** 30),
   /** Number of the newest batch that the node made of this map. */
   seq: z.int().min(0),
+  /** What it promises and has, as core/stability.ts says, in microseconds since 1970. */
+  floorUs: z.int().min(0),
+  haveUs: z.int().min(0),
   digest: z.string().regex(/^[0-9a-f]{16}$/),
 });
 
+const AWAY_HELLO = z.object({ peerId: z.string().max(64).refine(isPeerId), awayMs: z.number().min(0) });
+
 const AGENT_HELLO = z.object({
+  /** The node's clock, milliseconds since 1970. */
+  wallMs: z.number(),
+  /** Members that the node waits for. */
+  away: z.array(AWAY_HELLO).max(AWAY_MAX),
   /** The node has caught up with the mesh: others may join from it. */
   ready: z.boolean(),
   maps: z.array(MAP_HELLO).max(MAPS_MAX),
@@ -27,6 +41,7 @@ const AGENT_HELLO = z.object({
 
 export type AgentHello = z.infer<typeof AGENT_HELLO>;
 export type MapHello = z.infer<typeof MAP_HELLO>;
+export type AwayHello = z.infer<typeof AWAY_HELLO>;
 
 /** @returns undefined for anything that is not a hello. */
 export function parseAgentHello(app: unknown): AgentHello | undefined {
@@ -39,18 +54,25 @@ export function shapeOf(map: MapHello): MapShape {
 }
 
 /** What this node says of itself. */
-export function helloOf(maps: readonly AgentMap[], ready: boolean): AgentHello {
+export function helloOf(
+  maps: readonly AgentMap[],
+  ready: boolean,
+  members: Pick<Members, 'word' | 'away'>,
+  clock: Clock,
+): AgentHello {
   return {
+    wallMs: clock.wallUs() / 1000,
+    away: members.away(),
     ready,
     maps: maps
       .filter((map) => map.state !== 'refused')
-      .map(({ name, core }) => ({
-        name,
-        kind: core.port.info.kind,
-        keyBytes: core.port.info.keyBytes,
-        valueBytes: core.port.info.valueBytes,
-        seq: core.replica.seq,
-        digest: core.replica.digest.hex(),
+      .map((map) => ({
+        name: map.name,
+        kind: map.core.port.info.kind,
+        keyBytes: map.core.port.info.keyBytes,
+        valueBytes: map.core.port.info.valueBytes,
+        ...members.word(map),
+        digest: map.core.replica.digest.hex(),
       })),
   };
 }

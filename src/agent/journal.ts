@@ -6,6 +6,9 @@
  * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
  * 3 KERNEL   16 B map id, text: which kernel map the registers are mirrored in (boot id and map id)
  * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
+ * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
+ * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
+ * 7 SETBACK  16 B map id, u64 us: the clock was set back; what this node wrote with later stamps before this is void
  * ```
  * After a kill, registers behind the last APPLIED may or may not be in the kernel map; the first sweep finds out
  * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
@@ -17,12 +20,20 @@ import { MAP_ID_BYTES } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
-import { currentBatches } from '../core/pull.js';
+import { currentBatches } from '../core/relay.js';
 import { openRegisterLog, type RegisterLog } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
 import { Turns } from './turns.js';
 
-const RecordType = { BATCH: 1, MARK: 2, KERNEL: 3, APPLIED: 4 } as const;
+const RecordType = {
+  BATCH: 1,
+  MARK: 2,
+  KERNEL: 3,
+  APPLIED: 4,
+  HORIZON: 5,
+  DROP: 6,
+  SETBACK: 7,
+} as const;
 
 /** How often it is noted that everything is applied: bounds how many registers are in doubt after a kill. */
 const TICK_MS = 100;
@@ -77,6 +88,9 @@ export class Journal {
     });
     journal = new Journal(maps, hlc, log, registers);
     for (const map of agentMaps) {
+      const { replica } = map.core;
+      if (replica.horizonUs > 0) replica.purge(0, replica.table.end);
+      replica.onDrop = (key) => journal?.drop(map, key);
       const now = kernelMapOf(map);
       map.hasHistory = now !== null && kernelMaps.get(map) === now;
       if (now !== null) registers.append(RecordType.KERNEL, kernelRecord(map, now));
@@ -95,6 +109,22 @@ export class Journal {
   append(map: AgentMap, frame: Uint8Array): void {
     this.#registers.append(RecordType.BATCH, frame);
     this.#inDoubt.add(map);
+  }
+
+  /** Keeps how far tombstones have been dropped. */
+  horizon(map: AgentMap): void {
+    this.#registers.append(RecordType.HORIZON, timeRecord(map, map.core.replica.horizonUs));
+  }
+
+  /** Keeps that a register is no more. */
+  drop(map: AgentMap, key: Uint8Array): void {
+    this.#registers.append(RecordType.DROP, Buffer.concat([map.core.replica.mapId, key]));
+    this.#inDoubt.add(map);
+  }
+
+  /** Keeps that the clock was set back to `timeUs`. The registers with new stamps are to be appended at once. */
+  setBack(map: AgentMap, timeUs: number): void {
+    this.#registers.append(RecordType.SETBACK, timeRecord(map, timeUs));
   }
 
   /** Resolves when what was appended would survive a kill -9, or cannot be kept (see {@link problem}). */
@@ -126,8 +156,8 @@ export class Journal {
 
   #noteApplied(): void {
     for (const map of this.#inDoubt) {
-      const { applyQueue, pending } = map.core.replica;
-      if (map.holdsApplies || applyQueue.size > 0 || pending.size > 0) continue;
+      const { applyQueue, pending, removals } = map.core.replica;
+      if (map.holdsApplies || applyQueue.size > 0 || pending.size > 0 || removals.size > 0) continue;
       this.#registers.append(RecordType.APPLIED, map.core.replica.mapId);
       this.#inDoubt.delete(map);
     }
@@ -143,6 +173,11 @@ export class Journal {
       for (const payload of currentBatches(map.core.replica)) {
         if (payload !== null) yield { type: RecordType.BATCH, payload };
         await turns.pause();
+      }
+      const { horizonUs, removals } = map.core.replica;
+      if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: timeRecord(map, horizonUs) };
+      for (const key of removals.values()) {
+        yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
       }
       this.#inDoubt.add(map);
     }
@@ -167,10 +202,15 @@ function restore(
   const { replica } = map.core;
   if (type === RecordType.BATCH) replica.restore(payload);
   else if (type === RecordType.APPLIED) replica.settleRestored();
-  else if (type === RecordType.KERNEL) {
+  else if (type === RecordType.HORIZON) replica.raiseHorizon(timeOf(payload));
+  else if (type === RecordType.DROP) replica.dropRestored(payload.subarray(MAP_ID_BYTES));
+  else if (type === RecordType.SETBACK) {
+    replica.dropOwnAfter(timeOf(payload));
+    hlc.setBack(timeOf(payload));
+  } else if (type === RecordType.KERNEL) {
     kernelMaps.set(map, new TextDecoder().decode(payload.subarray(MAP_ID_BYTES)));
   } else {
-    throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 4`, {
+    throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 7`, {
       hint: 'It was written by a newer mapmesh.',
     });
   }
@@ -181,6 +221,16 @@ function kernelMapOf(map: AgentMap): string | null {
   const { kernelId } = map.core.port.info;
   if (kernelId === null) return null;
   return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()}/${kernelId}`;
+}
+
+function timeRecord(map: AgentMap, timeUs: number): Uint8Array {
+  const time = Buffer.alloc(8);
+  time.writeBigUInt64LE(BigInt(timeUs));
+  return Buffer.concat([map.core.replica.mapId, time]);
+}
+
+function timeOf(payload: Uint8Array): number {
+  return Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(MAP_ID_BYTES, true));
 }
 
 function kernelRecord(map: AgentMap, kernelMap: string): Uint8Array {

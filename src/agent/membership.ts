@@ -1,8 +1,8 @@
 /**
- * What this node knows of the others from their hellos, and what follows from it: whom to pull from, when this node has
+ * What this node knows of the others from their hellos, and what follows from it: whom to reconcile with, when this node has
  * joined, and which maps do not fit together (I12).
  *
- * Joining: a map is `joining` until its state was pulled from a peer that is ready, or every ready peer says that it
+ * Joining: a map is `joining` until it was reconciled with a peer that is ready, or every ready peer says that it
  * does not have the map. Then the kernel map is swept once (the mesh wins where both have an opinion), what won is
  * applied, and the map is `live`. The node is ready when all its maps are.
  *
@@ -14,7 +14,7 @@ import { MapmeshError } from '../core/errors.js';
 import { shapeDifferences } from '../core/map-port.js';
 import type { AgentMap } from './agent-map.js';
 import { type AgentHello, type MapHello, parseAgentHello, shapeOf } from './hello.js';
-import type { Puller } from './puller.js';
+import type { Reconciler } from './reconciler.js';
 
 /** Longer than the slowest peer needs to say that it is ready: a few hellos. */
 const FOUNDER_DELAY_MS = 3000;
@@ -42,6 +42,10 @@ export interface MembershipHooks {
   onAllRefused(error: MapmeshError): void;
   /** Newest batch number that we have of the peer's own writes; undefined if none. */
   headOf(map: AgentMap, peerId: string): number | undefined;
+  /** What a member says, connected or not. */
+  onHello(peerId: string, hello: AgentHello): void;
+  /** {@link Membership.ready} may have changed. */
+  onReadiness(): void;
 }
 
 export interface MembershipOptions {
@@ -51,33 +55,44 @@ export interface MembershipOptions {
   readonly isFirst: boolean;
   /** Time between two comparisons of digests with a peer. */
   readonly reconcileIntervalMs: number;
+  /** Without any peer for longer than this, a node that has others to look for is not ready; 0: it stays so. */
+  readonly lonelyAfterMs: number;
 }
 
 export class Membership {
   readonly #maps: readonly AgentMap[];
-  readonly #puller: Puller;
+  readonly #reconciler: Reconciler;
   readonly #self: string;
   readonly #reconcileIntervalMs: number;
   readonly #log: Log;
   readonly #hooks: MembershipHooks;
   readonly #peers = new Map<string, Peer>();
-  /** Maps whose state has been pulled from some ready peer, or that nobody ready has. */
+  /** Maps reconciled with some ready peer, or that nobody ready has. */
   readonly #caughtUp = new Set<AgentMap>();
   #firstPeerMs: number | null = null;
+  /** Since when there is no peer; null while there is one, and before the first. */
+  #aloneSinceMs: number | null = null;
+  /** Maps that are yet to be reconciled with somebody after a time without any peer. */
+  readonly #outdated = new Set<AgentMap>();
+  readonly #isFirst: boolean;
+  readonly #lonelyAfterMs: number;
+  #lonelyTimer: NodeJS.Timeout | null = null;
 
   constructor(
     maps: readonly AgentMap[],
-    puller: Puller,
+    reconciler: Reconciler,
     log: Log,
     hooks: MembershipHooks,
     options: MembershipOptions,
   ) {
     this.#maps = maps;
-    this.#puller = puller;
+    this.#reconciler = reconciler;
     this.#self = options.peerId;
     this.#reconcileIntervalMs = options.reconcileIntervalMs;
     this.#log = log;
     this.#hooks = hooks;
+    this.#isFirst = options.isFirst;
+    this.#lonelyAfterMs = options.lonelyAfterMs;
     if (options.isFirst) for (const map of maps) this.#caughtUp.add(map);
   }
 
@@ -86,9 +101,20 @@ export class Membership {
     for (const map of this.#caughtUp) this.#hooks.onCaughtUp(map);
   }
 
-  /** All maps that are not refused are live. */
+  stop(): void {
+    if (this.#lonelyTimer !== null) clearTimeout(this.#lonelyTimer);
+  }
+
+  /** All maps that are not refused are live, and not out of date for want of peers. */
   get ready(): boolean {
-    return this.#maps.every((map) => map.state !== 'joining');
+    return this.#outdated.size === 0 && this.#maps.every((map) => map.state !== 'joining');
+  }
+
+  /** What keeps the node from being ready although it has joined; null if nothing does. */
+  get lonelyProblem(): string | null {
+    if (this.#outdated.size === 0) return null;
+    if (this.#aloneSinceMs === null) return 'catching up after a time without any peer';
+    return `no peer for ${Math.round((performance.now() - this.#aloneSinceMs) / 1000)} s`;
   }
 
   /** Takes in a peer's hello. @throws MapmeshError ERR_WIRE if it is none. */
@@ -101,13 +127,21 @@ export class Membership {
     peer.hello = hello;
     this.#peers.set(peerId, peer);
     this.#firstPeerMs ??= performance.now();
+    this.#aloneSinceMs = null;
+    this.#hooks.onHello(peerId, hello);
     for (const theirs of hello.maps) {
       const ours = this.#maps.find((map) => map.name === theirs.name);
       if (ours === undefined) continue;
       if (this.#checkShape(ours, peerId, theirs)) this.#checkProgress(ours, peerId, peer, theirs);
     }
-    if (becameReady && peer.isUp) this.#pullFrom(peerId);
+    if (becameReady && peer.isUp) this.#reconcileWith(peerId);
     this.#checkJoined();
+  }
+
+  /** A member that we are not linked to says this, relayed by others. */
+  distantHello(peerId: string, app: unknown): void {
+    const hello = parseAgentHello(app);
+    if (hello !== undefined) this.#hooks.onHello(peerId, hello);
   }
 
   /** The peer can be talked to: whatever only it knows is fetched (and it does the same). */
@@ -115,24 +149,39 @@ export class Membership {
     const peer = this.#peers.get(peerId);
     if (peer === undefined) return;
     peer.isUp = true;
-    this.#pullFrom(peerId);
+    this.#reconcileWith(peerId);
   }
 
   /** Gossip of the map now flows both ways: what was published before that is fetched. */
   subscribed(peerId: string, topic: string): void {
     const map = this.#maps.find((candidate) => candidate.topic === topic);
-    if (map !== undefined) this.#puller.request(map, peerId);
+    if (map !== undefined) this.#reconciler.request(map, peerId);
   }
 
-  pulled(map: AgentMap, peerId: string): void {
+  reconciled(map: AgentMap, peerId: string): void {
+    if (this.#outdated.delete(map)) this.#hooks.onReadiness();
     if (this.#peers.get(peerId)?.hello.ready === true) this.#setCaughtUp(map);
   }
 
   gone(peerId: string): void {
     this.#peers.delete(peerId);
     for (const map of this.#maps) map.mismatches.delete(peerId);
-    this.#puller.forget(peerId);
-    if (this.#peers.size === 0) this.#firstPeerMs = null;
+    this.#reconciler.forget(peerId);
+    if (this.#peers.size > 0) return;
+    this.#firstPeerMs = null;
+    this.#aloneSinceMs = performance.now();
+    if (this.#lonelyAfterMs === 0 || this.#isFirst) return;
+    if (this.#lonelyTimer !== null) clearTimeout(this.#lonelyTimer);
+    this.#lonelyTimer = setTimeout(() => this.#checkLonely(), this.#lonelyAfterMs);
+    this.#lonelyTimer.unref();
+  }
+
+  /** Others may have written for a while what this node has not heard of. */
+  #checkLonely(): void {
+    if (this.#aloneSinceMs === null || performance.now() - this.#aloneSinceMs < this.#lonelyAfterMs) return;
+    for (const map of this.#maps) if (map.state === 'live') this.#outdated.add(map);
+    this.#log.warn({}, 'no peer for too long: not ready until one is back');
+    this.#hooks.onReadiness();
   }
 
   /** Whom a missing batch may be fetched from: its origin if connected, else whoever sent the batch after it. */
@@ -141,10 +190,10 @@ export class Membership {
   }
 
   /** Asks the peer for each map that both have. */
-  #pullFrom(peerId: string): void {
+  #reconcileWith(peerId: string): void {
     const names = new Set(this.#peers.get(peerId)?.hello.maps.map((map) => map.name));
     for (const map of this.#maps) {
-      if (names.has(map.name) && !map.mismatches.has(peerId)) this.#puller.request(map, peerId);
+      if (names.has(map.name) && !map.mismatches.has(peerId)) this.#reconciler.request(map, peerId);
     }
   }
 
@@ -180,6 +229,7 @@ export class Membership {
       peer.seen.set(theirs.name, { seq: theirs.seq, digest: theirs.digest, ownDigest, comparedMs: nowMs });
       return;
     }
+    if (theirs.digest === ownDigest) map.core.replica.forgetHeldBack();
     const head = this.#hooks.headOf(map, peerId);
     const missedTail = head !== undefined && head < seen.seq;
     seen.seq = theirs.seq;
@@ -191,10 +241,16 @@ export class Membership {
       seen.ownDigest = ownDigest;
       seen.comparedMs = nowMs;
     }
-    if ((missedTail || stuckApart) && map.state !== 'refused') this.#puller.request(map, peerId);
+    if ((missedTail || stuckApart) && map.state !== 'refused') this.#reconciler.request(map, peerId);
   }
 
   #checkJoined(): void {
+    for (const map of this.#outdated) {
+      const isElsewhere = [...this.#peers.values()].some(({ hello }) =>
+        hello.maps.some(({ name }) => name === map.name),
+      );
+      if (!isElsewhere && this.#outdated.delete(map)) this.#hooks.onReadiness();
+    }
     const readyPeers = [...this.#peers.entries()].filter(([, peer]) => peer.hello.ready);
     for (const map of this.#maps) {
       if (map.state !== 'joining' || this.#caughtUp.has(map)) continue;

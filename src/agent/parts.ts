@@ -5,10 +5,12 @@ import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import type { Journal } from './journal.js';
+import type { Members } from './members.js';
 import type { Membership } from './membership.js';
 import type { OriginNames } from './origin-names.js';
 import type { Pump } from './pump.js';
 import type { Readiness } from './readiness.js';
+import type { Reconciler } from './reconciler.js';
 import type { Sweeps } from './sweeps.js';
 
 export interface AgentParts {
@@ -23,6 +25,8 @@ export interface AgentParts {
   readonly mesh: Mesh;
   readonly pump: Pump;
   readonly sweeps: Sweeps;
+  readonly reconciler: Reconciler;
+  readonly members: Members;
   readonly membership: Membership;
   readonly readiness: Readiness;
 }

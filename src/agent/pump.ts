@@ -107,6 +107,12 @@ export class Pump {
     }, this.#fail);
   }
 
+  /** Resolves when the local writes made so far are in batches, or soon when more come than can be published. */
+  async flushedOnce(): Promise<void> {
+    this.scheduleFlush();
+    await this.#flushing;
+  }
+
   /** Resolves when every local write made so far is in a batch, kept and published. */
   async flushed(): Promise<void> {
     await this.#flushing;

@@ -14,6 +14,14 @@ export const DEFAULTS = {
   /** Takes the events of a 100 ms block of the event loop at full rate (measured: 1 MiB lost a third, 16 MiB none). */
   ringBytes: 16 * 1024 * 1024,
   skewMsMax: 500,
+  /** Without a peer for a minute a node that was told of others is not ready: nobody fails over to a node that was cut off. */
+  lonelyAfterMs: 60_000,
+  /** A member away for longer than a day no longer keeps tombstones from being dropped. */
+  forgetAfterMs: 86_400_000,
+  /** Higher remembers deletes for longer than need be; lower saves memory when much is deleted. */
+  tombstoneMsMin: 60_000,
+  /** About 100 MB in a map of standard entries. */
+  tombstonesMax: 1_000_000,
 } as const;
 
 /** Limits of the numeric settings. */
@@ -28,6 +36,11 @@ export const LIMITS = {
   skewMsMin: 1,
   /** An hour: whoever needs more has no clocks to speak of. */
   skewMsMax: 3_600_000,
+  /** Members are away for a while whenever a host restarts. */
+  forgetMsMin: 1000,
+  /** 30 days. */
+  forgetMsMax: 2_592_000_000,
+  tombstonesMaxMax: 100_000_000,
   /** Most maps, multiaddrs or PeerIds in one list. */
   listMax: 1024,
 } as const;

@@ -51,6 +51,14 @@ export interface AgentSettings {
   readonly ringBytes: number;
   /** Stamps from further in the future than this are held back (invariant I14). */
   readonly skewMsMax: number;
+  /** Without a peer for longer than this a node started with bootstrap addresses is not ready; 0: it stays ready. */
+  readonly lonelyAfterMs: number;
+  /** A member away for longer no longer keeps tombstones from being dropped (invariant I9). */
+  readonly forgetAfterMs: number;
+  /** Tombstones younger than this are kept in any case. */
+  readonly tombstoneMsMin: number;
+  /** With more of them in a map, neither their age nor members that are away count. */
+  readonly tombstonesMax: number;
 }
 
 /** Names of replicated maps. */
@@ -101,6 +109,10 @@ const EXPECTED: Record<string, string> = {
   'log-level': 'trace, debug, info, warn, error, fatal or silent',
   'ring-bytes': `a power of two from ${LIMITS.ringBytesMin} to ${LIMITS.ringBytesMax}`,
   'skew-ms-max': `a whole number of milliseconds from ${LIMITS.skewMsMin} to ${LIMITS.skewMsMax}`,
+  'lonely-after-ms': `a whole number of milliseconds from 0 to ${LIMITS.intervalMsMax}; 0: never`,
+  'forget-after-ms': `a whole number of milliseconds from ${LIMITS.forgetMsMin} to ${LIMITS.forgetMsMax}`,
+  'tombstone-ms-min': `a whole number of milliseconds from 0 to ${LIMITS.intervalMsMax}`,
+  'tombstones-max': `a whole number from 1 to ${LIMITS.tombstonesMaxMax}`,
 };
 
 /** Every name that a config file may have. */
@@ -156,6 +168,10 @@ function withDefaults(given: Partial<AgentSettings>): AgentSettings {
     logLevel: DEFAULTS.logLevel,
     ringBytes: DEFAULTS.ringBytes,
     skewMsMax: DEFAULTS.skewMsMax,
+    lonelyAfterMs: DEFAULTS.lonelyAfterMs,
+    forgetAfterMs: DEFAULTS.forgetAfterMs,
+    tombstoneMsMin: DEFAULTS.tombstoneMsMin,
+    tombstonesMax: DEFAULTS.tombstonesMax,
     ...given,
   };
 }
@@ -180,6 +196,10 @@ function toSettings(parsed: Parsed, baseDir: string): Partial<AgentSettings> {
     logLevel: parsed['log-level'],
     ringBytes: parsed['ring-bytes'],
     skewMsMax: parsed['skew-ms-max'],
+    lonelyAfterMs: parsed['lonely-after-ms'],
+    forgetAfterMs: parsed['forget-after-ms'],
+    tombstoneMsMin: parsed['tombstone-ms-min'],
+    tombstonesMax: parsed['tombstones-max'],
   };
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
@@ -206,6 +226,10 @@ function settingsSchema(checks: SettingsChecks) {
       .refine((bytes) => Number.isInteger(Math.log2(bytes)))
       .optional(),
     'skew-ms-max': wholeNumber(LIMITS.skewMsMin, LIMITS.skewMsMax).optional(),
+    'lonely-after-ms': wholeNumber(0, LIMITS.intervalMsMax).optional(),
+    'forget-after-ms': wholeNumber(LIMITS.forgetMsMin, LIMITS.forgetMsMax).optional(),
+    'tombstone-ms-min': wholeNumber(0, LIMITS.intervalMsMax).optional(),
+    'tombstones-max': wholeNumber(1, LIMITS.tombstonesMaxMax).optional(),
   });
 }
 

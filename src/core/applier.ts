@@ -46,12 +46,13 @@ export class Applier {
 
   /** Whether {@link step} has something to do. */
   hasWork(): boolean {
-    return this.#replica.applyQueue.size > 0 || this.#retryIsDue();
+    return this.#replica.applyQueue.size > 0 || this.#replica.removals.size > 0 || this.#retryIsDue();
   }
 
   /** Applies one batch. @returns how many registers were tried. */
   step(): number {
     if (this.#replica.applyQueue.size === 0 && this.#retryIsDue()) this.#requeuePending();
+    this.#remove();
     const { applyQueue, pending } = this.#replica;
     const deletes: number[] = [];
     const updates: number[] = [];
@@ -71,6 +72,25 @@ export class Applier {
   /** Room may have been made in the kernel map: tries refused registers again at the next chance. */
   retrySoon(): void {
     this.#retryAtUs = 0;
+  }
+
+  /** Takes keys out of the kernel map that have no register any more. What is refused stays and is tried again. */
+  #remove(): void {
+    const { removals, table } = this.#replica;
+    const { keyBytes } = this.#port.info;
+    const names: string[] = [];
+    for (const [name, key] of removals) {
+      // Written anew since: that register is what the kernel map is to have.
+      if (isArrayKind(this.#port.info.kind) || table.find(key, 0) >= 0) removals.delete(name);
+      else copyRange(key, 0, keyBytes, this.#keys, keyBytes * (names.push(name) - 1));
+      if (names.length === MAP_BATCH_ENTRIES) break;
+    }
+    if (names.length === 0) return;
+    this.#windows.add(this.#port.delete(this.#keys, names.length, this.#errnos));
+    names.forEach((name, i) => {
+      if (this.#errnos[i] === 0) removals.delete(name);
+    });
+    if (this.#replica.pending.size > 0) this.retrySoon();
   }
 
   #delete(entries: readonly number[]): void {

@@ -34,7 +34,18 @@ export const SIGNATURE_BYTES = 64;
 export const BATCH_HEADER_BYTES = 128;
 
 /** First two bytes of every frame are version and type. */
-export const FrameType = { BATCH: 1, PULL: 2, BUNDLE: 3, END: 4 } as const;
+export const FrameType = {
+  BATCH: 1,
+  PROBE: 2,
+  STATE: 3,
+  FETCH: 4,
+  ASK: 5,
+  SUMS: 6,
+  LIST: 7,
+  WANT: 8,
+  BUNDLE: 9,
+  END: 10,
+} as const;
 
 export const ItemTag = { VALUE: 0, TOMBSTONE: 1, SUBTREE: 2 } as const;
 

@@ -4,11 +4,12 @@
  *
  * Each register hashes to 64 bits; a bucket is the lane-wise sum (mod 2^32) over its registers, chosen by the top
  * 16 bits of the key hash; the map's digest is the sum over the buckets. Adding and removing a register is O(1), and
- * nodes that differ descend from 256 groups of 256 buckets to the buckets that differ (core/pull.ts).
+ * nodes that differ descend from 256 groups of 256 buckets to the buckets that differ (core/reconcile.ts).
  */
 export const GROUPS = 256;
 const BUCKETS_PER_GROUP = 256;
-const BUCKETS = GROUPS * BUCKETS_PER_GROUP;
+/** Leaves of the tree that two nodes descend. */
+export const DIGEST_BUCKETS = GROUPS * BUCKETS_PER_GROUP;
 
 export class Digest {
   /** Lane sums per bucket, interleaved (a, b); allocated per group so that small maps stay small. */
@@ -40,11 +41,19 @@ export class Digest {
     return this.#groupSums;
   }
 
-  /** Lane sums of one bucket of `[0, 65536)`. */
-  bucket(index: number): { a: number; b: number } {
-    const sums = this.#groups[index >>> 8];
-    const at = 2 * (index & 0xff);
-    return sums === undefined ? { a: 0, b: 0 } : { a: sums[at]!, b: sums[at + 1]! };
+  /** The lanes of the whole. */
+  get total(): { readonly a: number; readonly b: number } {
+    return { a: this.#a, b: this.#b };
+  }
+
+  /** Lane sums over the buckets `[lower, upper)`, added to `out[at]` and `out[at + 1]`. */
+  addBuckets(lower: number, upper: number, out: Uint32Array, at: number): void {
+    for (let bucket = lower; bucket < upper; bucket++) {
+      const sums = this.#groups[bucket >>> 8];
+      if (sums === undefined) continue;
+      out[at]! += sums[2 * (bucket & 0xff)]!;
+      out[at + 1]! += sums[2 * (bucket & 0xff) + 1]!;
+    }
   }
 
   /** 16 hex digits. */
@@ -52,5 +61,3 @@ export class Digest {
     return this.#a.toString(16).padStart(8, '0') + this.#b.toString(16).padStart(8, '0');
   }
 }
-
-export const DIGEST_BUCKETS = BUCKETS;

@@ -39,6 +39,23 @@ export class HybridClock {
     if (compareStamps(mark.hi, mark.lo, this.#newest.hi, this.#newest.lo) > 0) this.#newest = mark;
   }
 
+  /** From now on every stamp is later than `timeUs`: the others may count on having seen all that came before. */
+  promise(timeUs: number): void {
+    const { hi, lo } = stampAt(timeUs + 1);
+    if (compareStamps(hi, lo, this.#last.hi, this.#last.lo) > 0) this.#last = { hi, lo };
+  }
+
+  /**
+   * The wall clock was found ahead and set right: stamps start from `timeUs` again. Nobody has merged the stamps issued
+   * beyond it (they were held back, I14), and whoever calls this gives their registers new ones.
+   */
+  setBack(timeUs: number): void {
+    this.#last = stampAt(timeUs);
+    this.#newest = this.#last;
+    this.#ahead.clear();
+    this.#aheadEntries = 0;
+  }
+
   /** A fresh stamp for a write at `eventUs` (wall time), greater than `after` if given. */
   issue(eventUs: number, after?: Stamp): Stamp {
     let stamp = stampAt(eventUs);

@@ -22,6 +22,8 @@ import {
   itemTag,
   signedBytes,
 } from './batch.js';
+import { BatchNumbers } from './batch-numbers.js';
+import { toHex } from './bytes.js';
 import { Digest } from './digest.js';
 import { EntryQueue } from './entry-queue.js';
 import { MapmeshError } from './errors.js';
@@ -79,8 +81,10 @@ export class Replica {
   readonly applyQueue: EntryQueue;
   /** Registers that the kernel refused to take; they are tried again with backoff (I11). */
   readonly pending: EntryQueue;
-  /** Newest batch number seen of each origin (by gossip or a pull), this node's own included. */
-  readonly heads = new Map<number, number>();
+  /** Which batches are here, this node's own included. */
+  readonly batches = new BatchNumbers();
+  /** Keys that the kernel map is to lose although no register says so any more ({@link drop}), by their hex. */
+  readonly removals = new Map<string, Uint8Array>();
   /**
    * While the log is replayed: the state that a register in doubt replaced, null for a tombstone. Tells an apply that the
    * last run did not get round to from a change made in the kernel map since.
@@ -88,6 +92,8 @@ export class Replica {
   readonly priors = new Map<number, Uint8Array | null>();
   /** Told of every register that changed; for `watch`. Null when nobody listens. */
   onChange: ((entry: number, source: ChangeSource) => void) | null = null;
+  /** Told of every key whose register is dropped; for the log. */
+  onDrop: ((key: Uint8Array) => void) | null = null;
 
   readonly #components: ReplicaComponents;
   readonly #digestHash: KeyedHash;
@@ -97,6 +103,8 @@ export class Replica {
   #seq: number;
   #isRestoring = false;
   #tombstones = 0;
+  #horizonUs = 0;
+  #heldBackUs = Number.POSITIVE_INFINITY;
 
   constructor(components: ReplicaComponents, options: ReplicaOptions) {
     this.#components = components;
@@ -113,6 +121,7 @@ export class Replica {
     this.pending = new EntryQueue(this.table, EntryFlag.PENDING);
     this.#unsent = new EntryQueue(this.table, EntryFlag.UNSENT);
     this.#seq = options.firstSeq - 1;
+    this.batches.completeTo(ORIGIN_SELF, this.#seq);
   }
 
   /** Live registers. */
@@ -122,6 +131,19 @@ export class Replica {
 
   get tombstones(): number {
     return this.#tombstones;
+  }
+
+  /**
+   * Tombstones up to this time have been dropped: a key without a register counts as deleted then. So a register up to
+   * it of a key that is unknown here is one that was deleted since, and is not taken (I9). See core/stability.ts.
+   */
+  get horizonUs(): number {
+    return this.#horizonUs;
+  }
+
+  /** Earliest stamp of a register that was held back since the last {@link forgetHeldBack}; infinite if none was. */
+  get heldBackUs(): number {
+    return this.#heldBackUs;
   }
 
   /** Local writes that no batch carries yet. */
@@ -212,23 +234,91 @@ export class Replica {
     this.#isRestoring = true;
     const { origin, seq } = this.#merge(frame, view, cover, Number.POSITIVE_INFINITY);
     this.#isRestoring = false;
-    this.noteSeq(origin, seq);
+    this.batches.note(origin, seq, false);
+    if (origin === ORIGIN_SELF) this.batches.completeTo(origin, seq);
   }
 
   /** Everything restored so far is known to have reached the kernel map. */
   settleRestored(): void {
     while (this.applyQueue.shift() >= 0);
+    this.removals.clear();
     this.priors.clear();
   }
 
+  /** Everybody has the tombstones up to `timeUs`, or never will: {@link purge} drops them. Never lowers it. */
+  raiseHorizon(timeUs: number): void {
+    if (timeUs > this.#horizonUs) this.#horizonUs = timeUs;
+  }
+
+  /** What was held back has come in meanwhile, or will be seen again. */
+  forgetHeldBack(): void {
+    this.#heldBackUs = Number.POSITIVE_INFINITY;
+  }
+
   /**
-   * Notes a batch number of an origin.
-   * @returns whether numbers between the last one noted and this one are missing.
+   * Drops tombstones up to the horizon among the entries `[from, from + count)`; those that the kernel map or the others
+   * do not have yet stay.
+   * @returns how many were dropped.
    */
-  noteSeq(origin: number, seq: number): boolean {
-    const head = this.heads.get(origin);
-    if (head === undefined || seq > head) this.heads.set(origin, seq);
-    return head !== undefined && seq > head + 1;
+  purge(from: number, count: number): number {
+    const { table } = this;
+    const busy = EntryFlag.UNSENT | EntryFlag.APPLY | EntryFlag.PENDING | EntryFlag.SETTLE;
+    const end = Math.min(from + count, table.end);
+    let dropped = 0;
+    for (let entry = from; entry < end; entry++) {
+      const flags = table.flags(entry);
+      if ((flags & EntryFlag.TOMBSTONE) === 0 || (flags & busy) !== 0) continue;
+      if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > this.#horizonUs) continue;
+      this.#remove(entry);
+      dropped++;
+    }
+    return dropped;
+  }
+
+  /** Drops a register that the mesh has deleted and forgotten: neither a tombstone nor anything else remains of it. */
+  drop(entry: number): void {
+    const key = this.table.key(entry);
+    if (!this.isTombstone(entry)) this.removals.set(toHex(key), key);
+    this.#remove(entry);
+    this.onDrop?.(key);
+  }
+
+  /** The same while the log is replayed. */
+  dropRestored(key: Uint8Array): void {
+    const entry = this.table.find(key, 0);
+    if (entry >= 0) this.#remove(entry);
+    this.removals.set(toHex(key), new Uint8Array(key));
+  }
+
+  /**
+   * Drops what this node wrote with stamps after `timeUs`: the part of the log that a {@link HybridClock.setBack} made
+   * void. Only while the log is replayed.
+   */
+  dropOwnAfter(timeUs: number): void {
+    for (const entry of this.#ownAfter(timeUs)) this.#remove(entry);
+  }
+
+  /**
+   * Gives this node's registers with stamps after `timeUs` new ones, in the same order.
+   * To be called after {@link HybridClock.setBack}. @returns how many.
+   */
+  restampOwnAfter(timeUs: number): number {
+    const { table } = this;
+    const entries = this.#ownAfter(timeUs);
+    entries.sort((a, b) =>
+      compareStamps(table.stampHi(a), table.stampLo(a), table.stampHi(b), table.stampLo(b)),
+    );
+    for (const entry of entries) {
+      const { hi, lo } = this.#components.hlc.issue(timeUs);
+      this.#foldDigest(entry, -1);
+      const slot = table.batch(entry);
+      if (slot !== 0) this.provenance.release(slot, table.leaf(entry));
+      table.setBatch(entry, 0, 0);
+      table.setStamp(entry, hi, lo, ORIGIN_SELF);
+      this.#foldDigest(entry, 1);
+      this.#unsent.push(entry);
+    }
+    return entries.length;
   }
 
   /** Signs the next batch of local writes, newest state only. @returns its frame, or null if there are none. */
@@ -249,7 +339,7 @@ export class Replica {
     }
     if (entries.length === 0) return null;
     this.#seq++;
-    this.heads.set(ORIGIN_SELF, this.#seq);
+    this.batches.completeTo(ORIGIN_SELF, this.#seq);
     const leafCount = entries.length;
     const cover = { levels: new Uint8Array(leafCount), hashes: hashes.slice(0, leafCount * HASH_BYTES) };
     const root = rootOf(cover, leafCount, hash);
@@ -305,14 +395,20 @@ export class Replica {
       if (tag >= ItemTag.SUBTREE) continue;
       const hi = itemStampHi(view, i);
       const lo = itemStampLo(view, i);
-      if (stampTimeUs(hi, lo) > stampUsMax) {
+      const timeUs = stampTimeUs(hi, lo);
+      if (timeUs > stampUsMax) {
         heldBack++;
+        this.#heldBackUs = Math.min(this.#heldBackUs, timeUs);
         continue;
       }
       const keyAt = itemKeyOffset(view, i);
       const value = tag === ItemTag.VALUE ? frame : null;
       const valueAt = keyAt + this.shape.keyBytes;
       const found = this.table.find(frame, keyAt);
+      if (found < 0 && timeUs <= this.#horizonUs && !this.#isRestoring) {
+        stale++;
+        continue;
+      }
       if (found >= 0 && this.#compare(found, hi, lo, origin, value, valueAt) >= 0) {
         stale++;
         // The log has it after the mark that settled it: in doubt again.
@@ -412,6 +508,25 @@ export class Replica {
     return entry;
   }
 
+  /** Takes the entry out of everything. */
+  #remove(entry: number): void {
+    this.markApplied(entry);
+    this.#unsent.cancel(entry);
+    this.#foldDigest(entry, -1);
+    this.#drop(entry);
+    this.table.remove(entry);
+  }
+
+  #ownAfter(timeUs: number): number[] {
+    const { table } = this;
+    const entries: number[] = [];
+    for (let entry = 0; entry < table.end; entry++) {
+      if (!table.has(entry, EntryFlag.USED) || table.origin(entry) !== ORIGIN_SELF) continue;
+      if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > timeUs) entries.push(entry);
+    }
+    return entries;
+  }
+
   /** Undoes what {@link #store} counted for the entry's present register. */
   #drop(entry: number): void {
     const slot = this.table.batch(entry);
@@ -420,7 +535,28 @@ export class Replica {
     if (this.isTombstone(entry)) this.#tombstones--;
   }
 
+  /**
+   * What names the entry's register in a comparison with a peer (core/reconcile-wire.ts): `tag` of its key, within the
+   * bucket that the key hash names, and `check` of all of it.
+   */
+  fingerprint(entry: number): { tag: number; check: number } {
+    const { table } = this;
+    const check = this.#hashRegister(entry).a;
+    const hash = this.#digestHash;
+    const keyAt = table.keyOffset(entry);
+    hash.begin();
+    hash.range(table.data(entry), keyAt, keyAt + table.keyBytes);
+    hash.finish();
+    return { tag: hash.b, check };
+  }
+
   #foldDigest(entry: number, sign: 1 | -1): void {
+    const { a, b } = this.#hashRegister(entry);
+    this.digest.fold(this.table.keyHash(entry), a, b, sign);
+  }
+
+  /** @returns the hash that was used, with the register's hash in it until it is used again. */
+  #hashRegister(entry: number): KeyedHash {
     const { table } = this;
     const hash = this.#digestHash;
     const originHash = this.#originHash(table.origin(entry));
@@ -437,7 +573,7 @@ export class Replica {
       hash.range(data, valueAt, valueAt + table.valueBytes);
     }
     hash.finish();
-    this.digest.fold(table.keyHash(entry), hash.a, hash.b, sign);
+    return hash;
   }
 
   #originHash(origin: number): { a: number; b: number } {

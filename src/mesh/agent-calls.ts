@@ -35,6 +35,10 @@ export class AgentCalls {
     }
   }
 
+  distantHello(peerId: string, app: unknown): void {
+    this.call('onDistantHello', () => this.#handlers.onDistantHello(peerId, app));
+  }
+
   peerUp(peerId: string): void {
     this.call('onPeerUp', () => this.#handlers.onPeerUp(peerId));
   }

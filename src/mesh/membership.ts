@@ -193,7 +193,8 @@ export class Membership {
 
   /** A member that we have no link to: worth dialling. */
   #onRelayedBeat(beat: Heartbeat, from: string, liveForMs: number): void {
-    const { links, book, whereabouts, nowMs } = this.#parts;
+    const { links, book, whereabouts, agent, nowMs } = this.#parts;
+    agent.distantHello(beat.origin, beat.body.app);
     const sameHost = links.to(from)?.sameHost ?? false;
     book.hint(beat.origin, whereabouts.worthTrying(beat.body.listen, sameHost), nowMs(), liveForMs);
   }

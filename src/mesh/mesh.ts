@@ -64,6 +64,8 @@ export interface MeshHandlers {
    * Throwing a MapmeshError refuses the peer: it is disconnected, told why, and not redialled for a while.
    */
   onHello(peerId: string, app: unknown): void;
+  /** The hello of a member that we are not linked to, signed by it and relayed by others. */
+  onDistantHello(peerId: string, app: unknown): void;
   /** A peer is connected, greeted, and subscribed to the control topic: it can be talked to. */
   onPeerUp(peerId: string): void;
   onPeerDown(peerId: string): void;

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { PULL_PROTOCOL } from '../../src/agent/puller.js';
+import { RECONCILE_PROTOCOL } from '../../src/agent/reconciler.js';
 import { mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { createSigner, generateIdentity } from '../../src/mesh/identity.js';
@@ -26,8 +26,14 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
     await agent.ready();
     hostile = createMesh(
       {
-        describe: () => ({ ready: false, maps: [{ name: 'm', ...SHAPE, seq: 1, digest: '0'.repeat(16) }] }),
+        describe: () => ({
+          wallMs: Date.now(),
+          away: [],
+          ready: false,
+          maps: [{ name: 'm', ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, digest: '0'.repeat(16) }],
+        }),
         onHello: () => undefined,
+        onDistantHello: () => undefined,
         onPeerUp: () => {
           isUp = true;
         },
@@ -86,9 +92,9 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
     });
   }
 
-  it('survives garbage on a pull stream', async () => {
+  it('survives garbage on a reconcile stream', async () => {
     for (const bytes of [randomBytes(64), new Uint8Array([1, 2]), new Uint8Array([1, 1, 0, 0])]) {
-      const stream = await hostile.open((await agent.status()).peerId, PULL_PROTOCOL);
+      const stream = await hostile.open((await agent.status()).peerId, RECONCILE_PROTOCOL);
       await stream.send(bytes);
       await assert.rejects(async () => {
         for await (const _ of stream.frames);

@@ -63,6 +63,10 @@ describe('settings', () => {
       logLevel: 'info',
       ringBytes: 16 * 1024 * 1024,
       skewMsMax: 500,
+      lonelyAfterMs: 60_000,
+      forgetAfterMs: 86_400_000,
+      tombstoneMsMin: 60_000,
+      tombstonesMax: 1_000_000,
     });
     assert.deepEqual(fromFile(''), fromFlags({}));
   });
@@ -202,6 +206,10 @@ describe('problems', () => {
       'log-level': ['verbose', 7],
       'ring-bytes': ['65537', 4096, 2 ** 31, 'x'],
       'skew-ms-max': ['0', 3_600_001],
+      'lonely-after-ms': ['-1', 86_400_001],
+      'forget-after-ms': ['999', 2_592_000_001],
+      'tombstone-ms-min': ['x', 86_400_001],
+      'tombstones-max': ['0', 1e9],
     };
     assert.deepEqual(Object.keys(table), SETTING_NAMES);
     for (const [name, values] of Object.entries(table)) {

@@ -12,7 +12,8 @@ import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { KeyedHash } from '../../src/core/keyed-hash.js';
 import type { MapShape } from '../../src/core/map-port.js';
 import { Origins } from '../../src/core/origins.js';
-import { answerPull, encodePull } from '../../src/core/pull.js';
+import { Answerer, Asker } from '../../src/core/reconcile.js';
+import { encodeFetch } from '../../src/core/reconcile-wire.js';
 import { Replica } from '../../src/core/replica.js';
 import { sha256, verifySignature } from '../support/node.js';
 
@@ -59,8 +60,7 @@ function golden(): Record<string, string> {
   for (const n of [2, 4, 5, 6]) write(n, 0xff);
   const entry = replica.table.find(new Uint8Array([7, 0, 0, 10]), 0);
   const pruned = replica.relay(replica.table.batch(entry), [entry]);
-  const request = encodePull(replica);
-  const answer = [...answerPull(replica, new Uint32Array(512))].filter((frame) => frame !== null);
+  const { fetched, talk } = conversations(replica, make());
   const hash = new KeyedHash(new Uint8Array(16).fill(3));
   hash.begin();
   hash.range(new Uint8Array([1, 2, 3, 4, 5]), 0, 5);
@@ -69,11 +69,57 @@ function golden(): Record<string, string> {
     single: toHex(single),
     several: toHex(several),
     pruned: toHex(pruned),
-    pull: toHex(sha256(request)),
-    answer: answer.map(toHex).join(' '),
+    fetched: fetched.map(toHex).join(' '),
+    ...talk,
     digest: replica.digest.hex(),
     keyedHash: hash.a.toString(16).padStart(8, '0') + hash.b.toString(16).padStart(8, '0'),
   };
+}
+
+/** Every frame of a reconcile: whole groups fetched by an empty replica, then two that differ in both directions. */
+function conversations(
+  full: Replica,
+  other: Replica,
+): { fetched: Uint8Array[]; talk: Record<string, string> } {
+  const componentsOf = (replica: Replica) => ({
+    origins: new Origins(replica.originKey(0)),
+    merge: (batch: Uint8Array) => replica.receive(batch, NOW_US * 2),
+    horizonUsMax: () => NOW_US,
+  });
+  const options = { compareOnly: false, mayFetch: false, mayLeave: false };
+  const serve = (answerer: Answerer, frame: Uint8Array) =>
+    [...answerer.take(frame)].filter((reply) => reply !== null);
+  const fetching = new Answerer(full, componentsOf(full));
+  serve(fetching, new Asker(other, componentsOf(other), options).probe());
+  const fetched = serve(fetching, encodeFetch(new Uint8Array(256).fill(1)));
+
+  other.writeLocal(
+    new Uint8Array([9, 0, 0, 10]),
+    0,
+    new Uint8Array(8).fill(9),
+    0,
+    NOW_US + 50,
+    undefined,
+    'local',
+  );
+  other.nextBatch();
+  full.raiseHorizon(NOW_US - 1);
+  const asker = new Asker(other, componentsOf(other), options);
+  const answerer = new Answerer(full, componentsOf(full));
+  const talk: Record<string, string> = {};
+  let frames = [asker.probe()];
+  for (let step = 0; frames.length > 0; step++) {
+    frames.forEach((frame, i) => {
+      // Sums are mostly zeros.
+      talk[`reconcile ${step}.${i} type ${frame[1]}`] =
+        frame.length > 300 ? toHex(sha256(frame)) : toHex(frame);
+    });
+    const isFromAsker = step % 2 === 0;
+    frames = frames.flatMap((frame) =>
+      [...(isFromAsker ? answerer : asker).take(frame)].filter((reply) => reply !== null),
+    );
+  }
+  return { fetched, talk };
 }
 
 if (process.argv.includes('--print')) {

@@ -135,7 +135,7 @@ describe('Replica', () => {
     });
     const note = (frame: Uint8Array) => {
       const { origin, seq } = b.map.receive(frame);
-      return b.map.replica.noteSeq(origin, seq);
+      return b.map.replica.batches.note(origin, seq, true);
     };
     assert.equal(note(frames[0]!), false);
     assert.equal(note(frames[2]!), true);

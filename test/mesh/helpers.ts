@@ -116,6 +116,7 @@ function makeNode({ handlers = {}, deps = {}, ...options }: TestNodeOptions): Te
         list.push(app);
         hellos.set(peerId, list);
       },
+      onDistantHello: () => undefined,
       onPeerUp: (peerId) => up.push(peerId),
       onPeerDown: (peerId) => down.push(peerId),
       onPeerSubscribed: (peerId, topic) => subscribed.push(`${peerId} ${topic}`),

@@ -157,6 +157,7 @@ test('a taken port, a foreign address and a bad multiaddr are one-line errors', 
   const handlers = {
     describe: () => null,
     onHello: () => undefined,
+    onDistantHello: () => undefined,
     onPeerUp: () => undefined,
     onPeerDown: () => undefined,
     onPeerSubscribed: () => undefined,

@@ -48,6 +48,22 @@ function addAgent(program: Command): void {
       '--skew-ms-max <N>',
       `stamps further ahead than this are held back (default: ${DEFAULTS.skewMsMax})`,
     )
+    .option(
+      '--lonely-after-ms <N>',
+      `not ready after so long without a peer; 0: stay ready (default: ${DEFAULTS.lonelyAfterMs})`,
+    )
+    .option(
+      '--forget-after-ms <N>',
+      `a member away for longer is not waited for (default: ${DEFAULTS.forgetAfterMs})`,
+    )
+    .option(
+      '--tombstone-ms-min <N>',
+      `deletes are remembered at least so long (default: ${DEFAULTS.tombstoneMsMin})`,
+    )
+    .option(
+      '--tombstones-max <N>',
+      `... unless there are more of them in a map (default: ${DEFAULTS.tombstonesMax})`,
+    )
     .addOption(new Option('--config <FILE>', 'the same settings as YAML; flags win'))
     .action(agent);
 }

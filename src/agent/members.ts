@@ -1,0 +1,265 @@
+/**
+ * Who belongs to the mesh, whether connected now or not, and when tombstones may therefore be dropped
+ * (core/stability.ts).
+ *
+ * A member is whoever a hello was heard of, directly or relayed, within {@link MembersOptions.forgetAfterMs}. Hellos also
+ * name the members that are away, so that a node which was not there when one left waits for it too; and the list is
+ * kept in the data directory, so that it outlives a restart.
+ */
+import { setImmediate } from 'node:timers/promises';
+import { z } from 'zod';
+import type { Log } from '../config/log.js';
+import type { Clock } from '../core/clock.js';
+import { MapmeshError } from '../core/errors.js';
+import type { HybridClock } from '../core/hybrid-clock.js';
+import type { Origins } from '../core/origins.js';
+import { Stability } from '../core/stability.js';
+import { isPeerId, publicKeyOfPeerId } from '../mesh/identity.js';
+import type { AgentMap } from './agent-map.js';
+import type { AgentHello, AwayHello, MapHello } from './hello.js';
+import { AWAY_MAX } from './hello.js';
+import type { Journal } from './journal.js';
+
+/** How often it is looked whether tombstones may be dropped. */
+const TICK_MS = 1000;
+/** A member not heard of for so long is away: several of its heartbeats, which come every 10 s at the slowest. */
+const AWAY_MS = 30_000;
+/** Nodes drop tombstones in steps of so much, so that those who do so at about the same time drop the same ones. */
+const HORIZON_STEP_US_MAX = 5_000_000;
+/** Entries looked at in one turn: about a millisecond. */
+const PURGE_ENTRIES = 16_384;
+/** How often it is written down when members were last heard of. */
+const SAVE_MS = 60_000;
+const FILE = 'members';
+
+export interface MembersComponents {
+  readonly maps: readonly AgentMap[];
+  readonly origins: Origins;
+  readonly hlc: HybridClock;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly journal: Journal | null;
+  /** Null: nothing is kept on disk. */
+  readonly store: {
+    readFile(name: string): Promise<Uint8Array | undefined>;
+    writeFile(name: string, content: string): Promise<void>;
+  } | null;
+}
+
+export interface MembersOptions {
+  /** This node's. */
+  readonly peerId: string;
+  /** A member away for longer is forgotten: it no longer keeps tombstones from being dropped. */
+  readonly forgetAfterMs: number;
+  /** Tombstones younger than this are kept in any case. */
+  readonly tombstoneMsMin: number;
+  /** With more tombstones than this in a map, neither their age nor members that are away count. */
+  readonly tombstonesMax: number;
+}
+
+export interface MemberReport {
+  readonly peerId: string;
+  readonly lastSeenMs: number;
+  readonly away: boolean;
+}
+
+interface Member {
+  /** Wall time in ms. */
+  lastSeenMs: number;
+  /** Its clock minus ours in ms, as of its last hello; null before the first. */
+  clockAheadMs: number | null;
+}
+
+const STORED = z.array(z.object({ peerId: z.string().refine(isPeerId), lastSeenMs: z.number() }));
+
+export class Members {
+  readonly #components: MembersComponents;
+  readonly #options: MembersOptions;
+  readonly #members = new Map<string, Member>();
+  readonly #stability = new Map<AgentMap, Stability>();
+  readonly #horizonStepUs: number;
+  #timer: NodeJS.Timeout | null = null;
+  #ticking: Promise<void> = Promise.resolve();
+  #savedMs = 0;
+  #unsaved = false;
+
+  constructor(components: MembersComponents, options: MembersOptions) {
+    this.#components = components;
+    this.#options = options;
+    this.#horizonStepUs = Math.max(1, Math.min(HORIZON_STEP_US_MAX, (options.tombstoneMsMin * 1000) / 4));
+    for (const map of components.maps) {
+      this.#stability.set(map, new Stability(map.core.replica, (timeUs) => components.hlc.promise(timeUs)));
+    }
+  }
+
+  /** Recalls the members of an earlier run, and starts dropping tombstones. @throws MapmeshError ERR_DATA_DIR */
+  async start(): Promise<void> {
+    const bytes = await this.#components.store?.readFile(FILE);
+    if (bytes !== undefined) for (const stored of parseStored(bytes)) this.#recall(stored);
+    this.#timer = setInterval(() => {
+      this.#ticking = this.#ticking.then(() => this.#tick());
+    }, TICK_MS);
+    this.#timer.unref();
+  }
+
+  async stop(): Promise<void> {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    await this.#ticking;
+    await this.#save();
+  }
+
+  /** Takes in what a member says of itself and of others. */
+  hear(peerId: string, hello: AgentHello): void {
+    const nowMs = this.#nowMs();
+    if (!this.#members.has(peerId)) this.#unsaved = true;
+    this.#members.set(peerId, { lastSeenMs: nowMs, clockAheadMs: hello.wallMs - nowMs });
+    const origin = this.#originOf(peerId);
+    for (const [map, stability] of this.#stability) {
+      const theirs = hello.maps.find((candidate) => isSame(map, candidate));
+      if (theirs === undefined) stability.forget(origin);
+      else stability.hear(origin, theirs);
+    }
+    for (const { peerId: other, awayMs } of hello.away) {
+      if (other !== this.#options.peerId) this.#recall({ peerId: other, lastSeenMs: nowMs - awayMs });
+    }
+  }
+
+  /** What this node says of a map. */
+  word(map: AgentMap): { seq: number; floorUs: number; haveUs: number } {
+    const word = this.#stability.get(map)!.word(this.#components.clock.wallUs());
+    // Who has not caught up yet does not know what it lacks.
+    return map.state === 'live' ? word : { ...word, haveUs: 0 };
+  }
+
+  away(): AwayHello[] {
+    const nowMs = this.#nowMs();
+    return [...this.#members]
+      .filter(([, { lastSeenMs }]) => nowMs - lastSeenMs > AWAY_MS)
+      .slice(0, AWAY_MAX)
+      .map(([peerId, { lastSeenMs }]) => ({ peerId, awayMs: nowMs - lastSeenMs }));
+  }
+
+  report(): MemberReport[] {
+    const nowMs = this.#nowMs();
+    return [...this.#members].map(([peerId, { lastSeenMs }]) => ({
+      peerId,
+      lastSeenMs,
+      away: nowMs - lastSeenMs > AWAY_MS,
+    }));
+  }
+
+  /** Members heard of lately whose clocks differ from ours by more than `skewMsMax`: PeerId and by how much. */
+  clocksApart(skewMsMax: number): { peerId: string; aheadMs: number }[] {
+    const nowMs = this.#nowMs();
+    return [...this.#members].flatMap(([peerId, { lastSeenMs, clockAheadMs }]) =>
+      clockAheadMs !== null && nowMs - lastSeenMs <= AWAY_MS && Math.abs(clockAheadMs) > skewMsMax
+        ? [{ peerId, aheadMs: clockAheadMs }]
+        : [],
+    );
+  }
+
+  #recall({ peerId, lastSeenMs }: { peerId: string; lastSeenMs: number }): void {
+    if (this.#nowMs() - lastSeenMs > this.#options.forgetAfterMs) return;
+    const known = this.#members.get(peerId);
+    if (known !== undefined) {
+      known.lastSeenMs = Math.max(known.lastSeenMs, lastSeenMs);
+      return;
+    }
+    this.#members.set(peerId, { lastSeenMs, clockAheadMs: null });
+    this.#unsaved = true;
+    const origin = this.#originOf(peerId);
+    for (const stability of this.#stability.values()) stability.expect(origin);
+  }
+
+  async #tick(): Promise<void> {
+    try {
+      this.#forget();
+      for (const [map, stability] of this.#stability) await this.#dropTombstones(map, stability);
+      if (this.#unsaved || this.#nowMs() - this.#savedMs > SAVE_MS) await this.#save();
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      this.#components.log.warn({ code: error.code }, error.message);
+    }
+  }
+
+  #forget(): void {
+    const nowMs = this.#nowMs();
+    for (const [peerId, { lastSeenMs }] of this.#members) {
+      if (nowMs - lastSeenMs <= this.#options.forgetAfterMs) continue;
+      this.#members.delete(peerId);
+      this.#unsaved = true;
+      for (const stability of this.#stability.values()) stability.forget(this.#originOf(peerId));
+      this.#components.log.info({ peerId }, 'a member was away for too long and is forgotten');
+    }
+  }
+
+  async #dropTombstones(map: AgentMap, stability: Stability): Promise<void> {
+    const { replica } = map.core;
+    if (map.state !== 'live' || replica.tombstones === 0) return;
+    const { tombstonesMax, tombstoneMsMin } = this.#options;
+    const tooMany = replica.tombstones > tombstonesMax;
+    const away = new Set(tooMany ? this.away().map(({ peerId }) => this.#originOf(peerId)) : []);
+    const oldUs = this.#components.clock.wallUs() - (tooMany ? 0 : tombstoneMsMin * 1000);
+    const stableUs = Math.min(
+      stability.stableUs((origin) => away.has(origin)),
+      oldUs,
+    );
+    const horizonUs = Math.floor(stableUs / this.#horizonStepUs) * this.#horizonStepUs;
+    if (horizonUs <= replica.horizonUs && this.#purged.get(map) === replica.horizonUs) return;
+    if (horizonUs > replica.horizonUs) replica.raiseHorizon(horizonUs);
+    const purgedUs = replica.horizonUs;
+    // Before anything is dropped: whoever restarts from the log must not take back what the others have dropped.
+    this.#components.journal?.horizon(map);
+    let dropped = 0;
+    for (let entry = 0; entry < replica.table.end; entry += PURGE_ENTRIES) {
+      dropped += replica.purge(entry, PURGE_ENTRIES);
+      await setImmediate();
+    }
+    this.#purged.set(map, purgedUs);
+    if (dropped > 0) this.#components.log.debug({ map: map.name, dropped }, 'tombstones dropped');
+  }
+
+  /** Horizon up to which each map's tombstones have been dropped. */
+  readonly #purged = new Map<AgentMap, number>();
+
+  async #save(): Promise<void> {
+    this.#savedMs = this.#nowMs();
+    this.#unsaved = false;
+    const stored = [...this.#members].map(([peerId, { lastSeenMs }]) => ({ peerId, lastSeenMs }));
+    await this.#components.store?.writeFile(FILE, `${JSON.stringify(stored)}\n`);
+  }
+
+  #originOf(peerId: string): number {
+    return this.#components.origins.intern(publicKeyOfPeerId(peerId));
+  }
+
+  #nowMs(): number {
+    return Math.floor(this.#components.clock.wallUs() / 1000);
+  }
+}
+
+/** Maps of another shape are other maps. */
+function isSame(map: AgentMap, theirs: MapHello): boolean {
+  const { kind, keyBytes, valueBytes } = map.core.port.info;
+  return (
+    map.name === theirs.name &&
+    kind === theirs.kind &&
+    keyBytes === theirs.keyBytes &&
+    valueBytes === theirs.valueBytes
+  );
+}
+
+function parseStored(bytes: Uint8Array): z.infer<typeof STORED> {
+  try {
+    return STORED.parse(JSON.parse(Buffer.from(bytes).toString('utf8')));
+  } catch (cause) {
+    throw new MapmeshError(
+      'ERR_DATA_DIR',
+      `Cannot read file "${FILE}" of the data directory: it is damaged`,
+      {
+        hint: 'Remove it: members that are away will not be waited for before tombstones are dropped.',
+        cause,
+      },
+    );
+  }
+}

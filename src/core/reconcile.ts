@@ -1,0 +1,499 @@
+/**
+ * Reconcile: two nodes find out in what their replicas of a map differ, and give each other just that, at a cost in
+ * proportion to the differences. Pure: frames in, frames out.
+ *
+ * ```
+ * asking node                                        answering node
+ *   PROBE digest ────────────────────────────────────► equal: END
+ *     ◄──────────────────────────────── STATE sums of 256 groups
+ *   ASK nodes that differ ───────────────────────────► SUMS of their children           twice: down to 65,536 buckets
+ *   LIST what is in the buckets that differ ─────────► BUNDLE what the list lacks, WANT what is lacking here   repeated
+ *   BUNDLE what was wanted ──────────────────────────► merged
+ *   END ─────────────────────────────────────────────► END
+ * ```
+ * A node that has much less than the other (one that joins) does not descend: it FETCHes whole groups, which travel as
+ * the whole batches that they were signed in, and reconciles after that.
+ *
+ * Absence says something too: a node has dropped its tombstones up to its horizon, so a key that it does not know counts
+ * as deleted then, and the other's register of it is dropped if it is not newer (core/stability.ts).
+ *
+ * Sources: Merkle tree exchange as in Dynamo (DeCandia et al., 2007, 4.7); the tree of sums is core/digest.ts.
+ */
+import { FrameType, frameType, wire } from './batch.js';
+import { DIGEST_BUCKETS, GROUPS } from './digest.js';
+import type { Origins } from './origins.js';
+import {
+  ASK_NODES_MAX,
+  bucketsUnder,
+  decodeAsk,
+  decodeBundle,
+  decodeEnd,
+  decodeFetch,
+  decodeList,
+  decodeProbe,
+  decodeState,
+  decodeSums,
+  decodeWant,
+  type End,
+  encodeAsk,
+  encodeEnd,
+  encodeFetch,
+  encodeList,
+  encodeProbe,
+  encodeState,
+  encodeSums,
+  encodeWant,
+  FAN_OUT,
+  LEVEL_BUCKETS,
+  LEVEL_GROUPS,
+  LIST_ITEMS_MAX,
+  LIST_ITEMS_TARGET,
+  type ListedBucket,
+  type ListItem,
+  type Outline,
+} from './reconcile-wire.js';
+import { EntryFlag } from './register-table.js';
+import { batchesOf, bundled, currentBatches } from './relay.js';
+import type { Replica } from './replica.js';
+import { compareStamps, stampTimeUs } from './stamp.js';
+
+/** A node with fewer registers than this part of the other's fetches whole groups first. */
+const FETCH_SHARE = 0.5;
+/** ... unless the other has no more than this: then descending costs next to nothing. */
+const FETCH_REGISTERS_MIN = 2048;
+/** Entries looked at between two pauses. */
+const PAUSE_ENTRIES = 8192;
+
+/** What a side does with what the other sends. */
+export interface ReconcileComponents {
+  readonly origins: Origins;
+  /** Merges a batch. @throws MapmeshError ERR_WIRE, ERR_SIGNATURE, ERR_LIMIT */
+  merge(batch: Uint8Array): unknown;
+  /** No node can have dropped tombstones later than this: now. */
+  horizonUsMax(): number;
+  /** Registers of ours that the other has not, or has otherwise. Only when nothing is exchanged. */
+  differing?(entries: readonly number[]): void;
+}
+
+export interface AskerOptions {
+  /** Only find out what differs. */
+  readonly compareOnly: boolean;
+  /** Fetch whole groups if the other has much more. */
+  readonly mayFetch: boolean;
+  /** Leave it to the other to fetch if we have much more. */
+  readonly mayLeave: boolean;
+}
+
+/** How a reconcile ended: both have everything; whole groups were fetched, go on with another; left to the other. */
+export type Outcome = 'open' | 'done' | 'fetched' | 'left';
+
+/** What both sides know and do. */
+class Side {
+  protected readonly replica: Replica;
+  protected readonly components: ReconcileComponents;
+  outcome: Outcome = 'open';
+  /** Registers that the other has deleted and forgotten. */
+  dropped = 0;
+  /** What was here when this side began: the other has it too at the end. */
+  #end: End | null = null;
+
+  constructor(replica: Replica, components: ReconcileComponents) {
+    this.replica = replica;
+    this.components = components;
+  }
+
+  protected begin(): Outline {
+    const { replica } = this;
+    const vector = [...replica.batches.vector()];
+    this.#end = {
+      horizonUs: replica.horizonUs,
+      vector: vector.map(([origin, seq]) => ({ origin: replica.originKey(origin), seq })),
+    };
+    return { horizonUs: replica.horizonUs, registers: replica.table.size };
+  }
+
+  /** The other's, as far as it can be true. */
+  protected checked<T extends { readonly horizonUs: number }>(outline: T): T {
+    if (outline.horizonUs <= this.components.horizonUsMax()) return outline;
+    throw wire(`a horizon of ${outline.horizonUs} us`, 'one that is not in the future');
+  }
+
+  protected endFrame(): Uint8Array {
+    if (this.#end === null) throw wire('an end', 'a probe first');
+    return encodeEnd(this.#end);
+  }
+
+  /** All that the other had when it began is here now. */
+  protected adopt({ horizonUs, vector }: End): void {
+    this.replica.raiseHorizon(horizonUs);
+    for (const { origin, seq } of vector) {
+      this.replica.batches.completeTo(this.components.origins.intern(origin), seq);
+    }
+  }
+
+  protected *merge(frame: Uint8Array): Generator<null> {
+    for (const batch of decodeBundle(frame)) {
+      this.components.merge(batch);
+      yield null;
+    }
+  }
+
+  /** Drops the register if it is still the one that was compared. */
+  protected dropIfStill(entry: number, item: ListItem): void {
+    const { table } = this.replica;
+    if (!table.has(entry, EntryFlag.USED) || table.has(entry, EntryFlag.UNSENT)) return;
+    if (table.stampHi(entry) !== item.hi || table.stampLo(entry) !== item.lo) return;
+    this.replica.drop(entry);
+    this.dropped++;
+  }
+}
+
+/** The side that starts. */
+export class Asker extends Side {
+  readonly #options: AskerOptions;
+  #state: 'probed' | 'fetching' | 'asking' | 'listing' | 'ending' = 'probed';
+  #peer: Outline = { horizonUs: 0, registers: 0 };
+  #level = LEVEL_GROUPS;
+  /** Nodes of the level whose children are yet to be asked for; the first of them are under way. */
+  #toAsk: number[] = [];
+  #asked = 0;
+  /** Nodes found to differ on the level below. */
+  #found: number[] = [];
+  #index: BucketIndex | null = null;
+  #toList: number[] = [];
+  /** Entries of the LIST under way, by number, and what was said of them. */
+  #listed: { readonly entry: number; readonly item: ListItem }[] = [];
+
+  constructor(replica: Replica, components: ReconcileComponents, options: AskerOptions) {
+    super(replica, components);
+    this.#options = options;
+  }
+
+  probe(): Uint8Array {
+    const { a, b } = this.replica.digest.total;
+    const { compareOnly } = this.#options;
+    return encodeProbe({ ...this.begin(), mapId: this.replica.mapId, compareOnly, digestA: a, digestB: b });
+  }
+
+  /**
+   * Takes a frame of the answering node in. @returns what to send; null is a chance to let others run.
+   * @throws MapmeshError ERR_WIRE and what `merge` throws
+   */
+  *take(frame: Uint8Array): Generator<Uint8Array | null> {
+    const type = frameType(frame);
+    if (type === FrameType.STATE && this.#state === 'probed') yield* this.#onState(frame);
+    else if (type === FrameType.SUMS && this.#state === 'asking') yield* this.#onSums(frame);
+    else if (type === FrameType.WANT && this.#state === 'listing') yield* this.#onWant(frame);
+    else if (type === FrameType.BUNDLE && (this.#state === 'fetching' || this.#state === 'listing')) {
+      yield* this.merge(frame);
+    } else if (type === FrameType.END && this.#state !== 'asking' && this.#state !== 'listing') {
+      this.#onEnd(this.checked(decodeEnd(frame)));
+    } else throw wire(`frame type ${type} while ${this.#state}`, 'one that answers');
+  }
+
+  #onEnd(end: End): void {
+    if (this.#state === 'fetching') this.outcome = 'fetched';
+    if (this.outcome !== 'open') return;
+    this.outcome = 'done';
+    if (!this.#options.compareOnly) this.adopt(end);
+  }
+
+  *#onState(frame: Uint8Array): Generator<Uint8Array | null> {
+    const { groupSums, ...outline } = this.checked(decodeState(frame));
+    this.#peer = outline;
+    const groups = this.#differingChildren(0, [0], groupSums, LEVEL_GROUPS);
+    const ours = this.replica.table.size;
+    const { mayFetch, mayLeave } = this.#options;
+    if (mayFetch && outline.registers > FETCH_REGISTERS_MIN && ours < outline.registers * FETCH_SHARE) {
+      this.#state = 'fetching';
+      const wanted = new Uint8Array(GROUPS);
+      for (const group of groups) wanted[group] = 1;
+      yield encodeFetch(wanted);
+      return;
+    }
+    if (mayLeave && ours > FETCH_REGISTERS_MIN && outline.registers < ours * FETCH_SHARE) {
+      this.outcome = 'left';
+      return;
+    }
+    this.#toAsk = groups;
+    yield* this.#descend();
+  }
+
+  /** Asks for the sums of the next nodes, or goes on to the next level, or lists. */
+  *#descend(): Generator<Uint8Array | null> {
+    if (this.#toAsk.length === 0) {
+      this.#toAsk = this.#found;
+      this.#found = [];
+      this.#level++;
+      if (this.#level >= LEVEL_BUCKETS || this.#toAsk.length === 0) {
+        this.#toList = this.#toAsk;
+        this.#toAsk = [];
+        this.#state = 'listing';
+        yield* this.#list();
+        return;
+      }
+    }
+    this.#state = 'asking';
+    this.#asked = Math.min(this.#toAsk.length, ASK_NODES_MAX);
+    yield encodeAsk(this.#level, this.#toAsk.slice(0, this.#asked));
+  }
+
+  *#onSums(frame: Uint8Array): Generator<Uint8Array | null> {
+    const sums = decodeSums(frame, this.#asked);
+    const nodes = this.#toAsk.splice(0, this.#asked);
+    for (const node of this.#differingChildren(this.#level, nodes, sums, this.#level + 1))
+      this.#found.push(node);
+    yield null;
+    yield* this.#descend();
+  }
+
+  /** @param theirs sums of the nodes' descendants on `level`, in order. @returns those that differ from ours. */
+  #differingChildren(
+    parentLevel: number,
+    nodes: readonly number[],
+    theirs: Uint32Array,
+    level: number,
+  ): number[] {
+    const span = FAN_OUT ** (level - parentLevel);
+    const ours = sumsUnder(this.replica, parentLevel, nodes, level);
+    const differing: number[] = [];
+    nodes.forEach((node, n) => {
+      for (let child = 0; child < span; child++) {
+        const at = 2 * (n * span + child);
+        if (ours[at] !== theirs[at] || ours[at + 1] !== theirs[at + 1]) differing.push(node * span + child);
+      }
+    });
+    return differing;
+  }
+
+  /** Sends the next list, or ends. */
+  *#list(): Generator<Uint8Array | null> {
+    if (this.#toList.length === 0) {
+      this.#state = 'ending';
+      yield this.endFrame();
+      return;
+    }
+    if (this.#index === null) {
+      this.#index = new BucketIndex(this.replica, this.#toList);
+      yield* this.#index.build();
+    }
+    const buckets: ListedBucket[] = [];
+    this.#listed = [];
+    while (this.#toList.length > 0 && this.#listed.length < LIST_ITEMS_TARGET) {
+      const bucket = this.#toList[0]!;
+      const entries = [...this.#index.entries(bucket)].slice(0, LIST_ITEMS_MAX);
+      if (this.#listed.length > 0 && this.#listed.length + entries.length > LIST_ITEMS_TARGET) break;
+      this.#toList.shift();
+      const items = entries.map((entry) => itemOf(this.replica, entry));
+      buckets.push({ bucket, items });
+      entries.forEach((entry, i) => {
+        this.#listed.push({ entry, item: items[i]! });
+      });
+    }
+    yield encodeList(buckets);
+  }
+
+  *#onWant(frame: Uint8Array): Generator<Uint8Array | null> {
+    const { wanted, gone } = decodeWant(frame, this.#listed.length);
+    const entryOf = (number: number) => this.#listed[number]!.entry;
+    if (this.#options.compareOnly) this.components.differing?.([...wanted, ...gone].map(entryOf));
+    else {
+      for (const number of gone) {
+        const { entry, item } = this.#listed[number]!;
+        if (stampTimeUs(item.hi, item.lo) <= this.#peer.horizonUs) this.dropIfStill(entry, item);
+      }
+      yield* bundled(batchesOf(this.replica, wanted.map(entryOf)));
+    }
+    yield* this.#list();
+  }
+}
+
+/** The side that answers. One object per stream; the first frame is a PROBE, whose map the caller has looked up. */
+export class Answerer extends Side {
+  #peer: Outline | null = null;
+  #compareOnly = false;
+  #index: BucketIndex | null = null;
+
+  /**
+   * Takes a frame of the asking node in. @returns what to send; null is a chance to let others run.
+   * @throws MapmeshError ERR_WIRE and what `merge` throws
+   */
+  *take(frame: Uint8Array): Generator<Uint8Array | null> {
+    const type = frameType(frame);
+    if (type === FrameType.PROBE && this.#peer === null) yield this.#onProbe(frame);
+    else if (this.#peer === null || this.outcome !== 'open') throw wire(`frame type ${type}`, 'a probe');
+    else if (type === FrameType.ASK) yield this.#onAsk(frame);
+    else if (type === FrameType.FETCH) {
+      yield* bundled(currentBatches(this.replica, decodeFetch(frame)));
+      yield this.endFrame();
+      this.outcome = 'fetched';
+    } else if (type === FrameType.LIST) yield* this.#onList(frame, this.#peer);
+    else if (type === FrameType.BUNDLE && !this.#compareOnly) yield* this.merge(frame);
+    else if (type === FrameType.END) {
+      if (!this.#compareOnly) this.adopt(this.checked(decodeEnd(frame)));
+      yield this.endFrame();
+      this.outcome = 'done';
+    } else throw wire(`frame type ${type}`, 'one that asks');
+  }
+
+  #onProbe(frame: Uint8Array): Uint8Array {
+    const probe = this.checked(decodeProbe(frame));
+    this.#peer = probe;
+    this.#compareOnly = probe.compareOnly;
+    const outline = this.begin();
+    const { a, b } = this.replica.digest.total;
+    if (a === probe.digestA && b === probe.digestB) {
+      this.outcome = 'done';
+      if (!probe.compareOnly) this.replica.raiseHorizon(probe.horizonUs);
+      return this.endFrame();
+    }
+    return encodeState(outline, this.replica.digest.groupSums);
+  }
+
+  #onAsk(frame: Uint8Array): Uint8Array {
+    const { level, nodes } = decodeAsk(frame);
+    return encodeSums(level, nodes.length, sumsUnder(this.replica, level, nodes, level + 1));
+  }
+
+  *#onList(frame: Uint8Array, peer: Outline): Generator<Uint8Array | null> {
+    if (this.#index === null) {
+      this.#index = new BucketIndex(this.replica, null);
+      yield* this.#index.build();
+    }
+    const send: number[] = [];
+    const wanted: number[] = [];
+    const gone: number[] = [];
+    let number = 0;
+    for (const { bucket, items } of decodeList(frame)) {
+      const verdict = compareBucket(this.replica, [...this.#index.entries(bucket)], items);
+      const { horizonUs } = this.replica;
+      for (const i of verdict.newerThere) wanted.push(number + i);
+      for (const i of verdict.onlyThere) {
+        const { hi, lo } = items[i]!;
+        (stampTimeUs(hi, lo) <= horizonUs ? gone : wanted).push(number + i);
+      }
+      send.push(...verdict.newerHere);
+      for (const { entry, item } of verdict.onlyHere) {
+        if (this.#compareOnly || stampTimeUs(item.hi, item.lo) > peer.horizonUs) send.push(entry);
+        else this.dropIfStill(entry, item);
+      }
+      number += items.length;
+      yield null;
+    }
+    yield* bundled(batchesOf(this.replica, send));
+    yield encodeWant(wanted, gone);
+  }
+}
+
+/** Lane sums of the descendants on `level` of each node, in order. */
+function sumsUnder(
+  replica: Replica,
+  parentLevel: number,
+  nodes: readonly number[],
+  level: number,
+): Uint32Array {
+  const span = FAN_OUT ** (level - parentLevel);
+  const sums = new Uint32Array(2 * span * nodes.length);
+  if (level === LEVEL_GROUPS) {
+    sums.set(replica.digest.groupSums);
+    return sums;
+  }
+  nodes.forEach((node, n) => {
+    for (let child = 0; child < span; child++) {
+      const { lower, upper } = bucketsUnder(level, node * span + child);
+      replica.digest.addBuckets(lower, upper, sums, 2 * (n * span + child));
+    }
+  });
+  return sums;
+}
+
+function itemOf(replica: Replica, entry: number): ListItem {
+  const { table } = replica;
+  return { ...replica.fingerprint(entry), hi: table.stampHi(entry), lo: table.stampLo(entry) };
+}
+
+interface BucketVerdict {
+  /** Entries whose register wins over the listed one of the same key. */
+  readonly newerHere: number[];
+  readonly onlyHere: { readonly entry: number; readonly item: ListItem }[];
+  /** Numbers of listed items whose register wins over ours of the same key. */
+  readonly newerThere: number[];
+  readonly onlyThere: number[];
+}
+
+/**
+ * Compares what is here with what was listed. Two keys may have the same tag: registers that are the same on both sides
+ * are paired first, so that the others still find their like or none.
+ */
+function compareBucket(
+  replica: Replica,
+  entries: readonly number[],
+  items: readonly ListItem[],
+): BucketVerdict {
+  const verdict: BucketVerdict = { newerHere: [], onlyHere: [], newerThere: [], onlyThere: [] };
+  const theirs = new Set(items.keys());
+  const pair = (mine: ListItem, isLike: (item: ListItem) => boolean): number | undefined => {
+    for (const i of theirs) if (items[i]!.tag === mine.tag && isLike(items[i]!)) return i;
+    return undefined;
+  };
+  const ours = entries
+    .map((entry) => ({ entry, item: itemOf(replica, entry) }))
+    .filter(({ item }) => {
+      const same = pair(
+        item,
+        ({ hi, lo, check }) => hi === item.hi && lo === item.lo && check === item.check,
+      );
+      return same === undefined || !theirs.delete(same);
+    });
+  for (const { entry, item } of ours) {
+    const like = pair(item, () => true);
+    if (like === undefined) {
+      verdict.onlyHere.push({ entry, item });
+      continue;
+    }
+    theirs.delete(like);
+    const order = compareStamps(item.hi, item.lo, items[like]!.hi, items[like]!.lo);
+    // Equal stamps: origin or value decides, which the merge knows.
+    if (order >= 0) verdict.newerHere.push(entry);
+    if (order <= 0) verdict.newerThere.push(like);
+  }
+  verdict.onlyThere.push(...theirs);
+  return verdict;
+}
+
+/** Entries chained by digest bucket, as of when it was built. */
+class BucketIndex {
+  readonly #replica: Replica;
+  /** One byte per bucket: those to index. */
+  readonly #wanted: Uint8Array | null;
+  readonly #first = new Int32Array(DIGEST_BUCKETS).fill(-1);
+  readonly #next: Int32Array;
+
+  /** @param buckets null for all. */
+  constructor(replica: Replica, buckets: readonly number[] | null) {
+    this.#replica = replica;
+    this.#next = new Int32Array(replica.table.end).fill(-1);
+    this.#wanted = buckets === null ? null : new Uint8Array(DIGEST_BUCKETS);
+    for (const bucket of buckets ?? []) this.#wanted![bucket] = 1;
+  }
+
+  *build(): Generator<null> {
+    const { table } = this.#replica;
+    for (let entry = 0; entry < this.#next.length; entry++) {
+      if (entry % PAUSE_ENTRIES === 0) yield null;
+      if (!table.has(entry, EntryFlag.USED)) continue;
+      const bucket = table.keyHash(entry) >>> 16;
+      if (this.#wanted?.[bucket] === 0) continue;
+      this.#next[entry] = this.#first[bucket]!;
+      this.#first[bucket] = entry;
+    }
+  }
+
+  /** Those that are still in the bucket: an entry may be another key's by now. */
+  *entries(bucket: number): Generator<number> {
+    const { table } = this.#replica;
+    for (let entry = this.#first[bucket]!; entry >= 0; entry = this.#next[entry]!) {
+      if (table.has(entry, EntryFlag.USED) && table.keyHash(entry) >>> 16 === bucket) yield entry;
+    }
+  }
+}

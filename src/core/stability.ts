@@ -1,0 +1,109 @@
+/**
+ * When tombstones of one map may be dropped (I9): only when every member has them. Each member says in its hellos
+ *
+ * - `seq`, `floorUs`: whatever I write with a stamp up to this time is in my batches up to this number; nothing is to come;
+ * - `haveUs`: I have everything, of everybody, with stamps up to this time.
+ *
+ * A member's floor counts once its batches up to `seq` are complete here. The least of all floors is what this node has,
+ * the least of what all have is stable. What is not heard of stands still, and so does the whole: a member that cannot be
+ * reached stops the clock until it is back or forgotten. One that comes back after that finds that what it has and
+ * the mesh does not counts as deleted, unless it is newer than what the mesh has dropped (core/reconcile.ts).
+ *
+ * Source: causal stability as in Baquero, Almeida, Shoker, "Making Operation-based CRDTs Operation-based", 2014, 4;
+ * the scalar per member instead of a vector is ours.
+ */
+import type { Replica } from './replica.js';
+
+/** What a member says of a map. */
+export interface MemberWord {
+  readonly seq: number;
+  readonly floorUs: number;
+  readonly haveUs: number;
+}
+
+/** How long a write may take from the kernel to its stamp and still keep its own time; later ones are stamped as of
+ * the floor. Raising it delays the dropping of tombstones by as much. */
+const FLOOR_LAG_US = 5_000_000;
+
+interface Member {
+  /** Its floor that our copy of its batches reaches up to. */
+  confirmedUs: number;
+  /** Its next floor, waiting for batches. */
+  waiting: { readonly seq: number; readonly floorUs: number } | null;
+  haveUs: number;
+}
+
+export class Stability {
+  readonly #replica: Replica;
+  readonly #promise: (timeUs: number) => void;
+  readonly #members = new Map<number, Member>();
+  #floorUs = 0;
+
+  /** @param promise makes every later stamp of this node later than that ({@link HybridClock.promise}). */
+  constructor(replica: Replica, promise: (timeUs: number) => void) {
+    this.#replica = replica;
+    this.#promise = promise;
+  }
+
+  /** Takes in what a member says. @param origin its number. */
+  hear(origin: number, word: MemberWord): void {
+    const member = this.#member(origin);
+    member.haveUs = Math.max(member.haveUs, word.haveUs);
+    member.waiting ??= { seq: word.seq, floorUs: word.floorUs };
+    this.#confirm(origin, member);
+    member.waiting ??= { seq: word.seq, floorUs: word.floorUs };
+    this.#confirm(origin, member);
+  }
+
+  /** A member of which only that is known that it is one: nothing is stable until it is heard of or forgotten. */
+  expect(origin: number): void {
+    this.#member(origin);
+  }
+
+  forget(origin: number): void {
+    this.#members.delete(origin);
+  }
+
+  /** What this node says of itself now. @param nowUs wall time */
+  word(nowUs: number): MemberWord {
+    const replica = this.#replica;
+    if (replica.unsent === 0 && nowUs - FLOOR_LAG_US > this.#floorUs) {
+      this.#floorUs = nowUs - FLOOR_LAG_US;
+      this.#promise(this.#floorUs);
+    }
+    return { seq: replica.seq, floorUs: this.#floorUs, haveUs: this.#haveUs() };
+  }
+
+  /** Every member has everything up to this time. @param without members that do not count */
+  stableUs(without: (origin: number) => boolean = () => false): number {
+    let stableUs = this.#haveUs(without);
+    for (const [origin, { haveUs }] of this.#members) {
+      if (!without(origin)) stableUs = Math.min(stableUs, haveUs);
+    }
+    return stableUs;
+  }
+
+  #haveUs(without: (origin: number) => boolean = () => false): number {
+    let haveUs = Math.min(this.#floorUs, this.#replica.heldBackUs - 1);
+    for (const [origin, member] of this.#members) {
+      if (without(origin)) continue;
+      this.#confirm(origin, member);
+      haveUs = Math.min(haveUs, member.confirmedUs);
+    }
+    return haveUs;
+  }
+
+  #member(origin: number): Member {
+    const known = this.#members.get(origin);
+    if (known !== undefined) return known;
+    const made: Member = { confirmedUs: 0, waiting: null, haveUs: 0 };
+    this.#members.set(origin, made);
+    return made;
+  }
+
+  #confirm(origin: number, member: Member): void {
+    if (member.waiting === null || this.#replica.batches.complete(origin) < member.waiting.seq) return;
+    member.confirmedUs = Math.max(member.confirmedUs, member.waiting.floorUs);
+    member.waiting = null;
+  }
+}
