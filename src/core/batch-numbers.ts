@@ -5,6 +5,9 @@
  * up to it are here, or what they held has been replaced by something newer that is. Tombstones are only dropped on
  * the strength of that (core/stability.ts), so a batch of which a register was held back does not count.
  */
+/** Less than every number. */
+const UNKNOWN = -1;
+
 export class BatchNumbers {
   readonly #origins = new Map<number, { head: number; complete: number }>();
 
@@ -13,9 +16,9 @@ export class BatchNumbers {
     return this.#origins.get(origin)?.head;
   }
 
-  /** Everything up to this number is here; 0 if that is not known of any. */
+  /** Everything up to this number is here; {@link UNKNOWN} if that is not known of any. */
   complete(origin: number): number {
-    return this.#origins.get(origin)?.complete ?? 0;
+    return this.#origins.get(origin)?.complete ?? UNKNOWN;
   }
 
   /**
@@ -25,11 +28,11 @@ export class BatchNumbers {
   note(origin: number, seq: number, whole: boolean): boolean {
     const known = this.#origins.get(origin);
     if (known === undefined) {
-      this.#origins.set(origin, { head: seq, complete: 0 });
+      this.#origins.set(origin, { head: seq, complete: UNKNOWN });
       return false;
     }
     const gap = seq > known.head + 1;
-    if (whole && known.complete > 0 && seq === known.complete + 1) known.complete = seq;
+    if (whole && known.complete !== UNKNOWN && seq === known.complete + 1) known.complete = seq;
     if (seq > known.head) known.head = seq;
     return gap;
   }
@@ -44,6 +47,6 @@ export class BatchNumbers {
 
   /** What is complete, by origin. */
   *vector(): Generator<readonly [origin: number, seq: number]> {
-    for (const [origin, { complete }] of this.#origins) if (complete > 0) yield [origin, complete];
+    for (const [origin, { complete }] of this.#origins) if (complete !== UNKNOWN) yield [origin, complete];
   }
 }

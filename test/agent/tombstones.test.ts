@@ -1,0 +1,128 @@
+/** Deletes that are forgotten, and nodes that come back after that (I9), on real kernel maps. */
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { mapmesh, TestAgent } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { until } from '../support/until.js';
+
+const run = promisify(execFile);
+const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
+const skip = kernelMapsImpossible() ?? false;
+const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 4, valueBytes: 8, maxEntries: 10_000 };
+const KEYS = 600;
+const DELETED = 250;
+/** The floor of a member lags by five seconds, and its word has to go round. */
+const DROP_TIMEOUT_MS = 60_000;
+
+const writer = (...args: (string | number)[]) => run(WRITER, args.map(String));
+const sameEntries = (a: Map<string, string>, b: Map<string, string>) =>
+  a.size === b.size && [...a].every(([key, value]) => b.get(key) === value);
+
+describe('tombstones', { skip, concurrency: false }, () => {
+  const maps = new TestMaps();
+  const data = mkdtempSync(join(tmpdir(), 'mapmesh-tombstones-'));
+  const agents = new Map<string, TestAgent>();
+  after(async () => {
+    await Promise.all([...agents.values()].map((agent) => agent.end()));
+    maps.remove();
+    rmSync(data, { recursive: true, force: true });
+  });
+  const pin = (name: string) => `${maps.directory}/${name}`;
+  const agent = (name: string) => agents.get(name)!;
+
+  async function start(name: string, options: { bootstrap?: string; keeps?: boolean } = {}): Promise<void> {
+    const started = await TestAgent.start({
+      maps: { m: pin(name) },
+      extra: [
+        ...(options.keeps === false ? [] : ['--data-dir', join(data, name)]),
+        ...['--forget-after-ms', '6000', '--tombstone-ms-min', '0', '--reconcile-interval-ms', '500'],
+      ],
+      ...(options.bootstrap && { bootstrap: [options.bootstrap] }),
+    });
+    agents.set(name, await started.ready());
+  }
+
+  async function dropped(...names: string[]): Promise<void> {
+    await until(
+      'all tombstones to be dropped',
+      async () => {
+        const found = await Promise.all(names.map((name) => agent(name).map('m')));
+        return found.every(({ tombstones }) => tombstones === 0);
+      },
+      DROP_TIMEOUT_MS,
+      async () => JSON.stringify(await Promise.all(names.map((name) => agent(name).map('m')))),
+    );
+  }
+
+  async function equal(...names: string[]): Promise<void> {
+    await until('all kernel maps and digests to be equal', async () => {
+      const digests = await Promise.all(names.map(async (name) => (await agent(name).map('m')).digest));
+      const [first, ...others] = names.map((name) => dumpPin(pin(name)));
+      return new Set(digests).size === 1 && others.every((other) => sameEntries(first!, other));
+    });
+  }
+
+  it('are dropped once every member has them', async () => {
+    for (const name of ['a', 'b', 'c']) maps.create(name, SPEC);
+    await start('a');
+    await start('b', { bootstrap: agent('a').multiaddr });
+    await start('c', { bootstrap: agent('a').multiaddr });
+    await writer('--pin', pin('a'), '--count', KEYS);
+    await until(
+      'the entries',
+      async () => dumpPin(pin('c')).size === KEYS && dumpPin(pin('b')).size === KEYS,
+    );
+    await writer('--pin', pin('b'), '--count', DELETED, '--op', 'delete');
+    await until('the deletes', () => dumpPin(pin('c')).size === KEYS - DELETED);
+    await dropped('a', 'b', 'c');
+    await equal('a', 'b', 'c');
+  });
+
+  it('a node that was away for longer than deletes are remembered brings nothing back', async () => {
+    await agent('c').end('SIGKILL');
+    await writer('--pin', pin('a'), '--count', 100, '--first', DELETED, '--op', 'delete');
+    await until('the deletes', () => dumpPin(pin('b')).size === KEYS - DELETED - 100);
+    await dropped('a', 'b');
+    assert.equal(dumpPin(pin('c')).size, KEYS - DELETED);
+    await start('c', { bootstrap: agent('a').multiaddr });
+    await equal('a', 'b', 'c');
+    assert.equal(dumpPin(pin('c')).size, KEYS - DELETED - 100);
+    const { stdout, code } = mapmesh('diff', 'm', '--api', agent('c').api);
+    assert.equal(code, 0, stdout);
+    assert.match(agent('c').output, /the mesh deleted these keys, and forgot that/);
+  });
+
+  it('and what it wrote while it was away is kept', async () => {
+    await agent('c').end('SIGKILL');
+    await writer('--pin', pin('a'), '--count', 50, '--first', DELETED + 100, '--op', 'delete');
+    await dropped('a', 'b');
+    await writer('--pin', pin('c'), '--count', 10, '--first', 5000);
+    await start('c', { bootstrap: agent('b').multiaddr });
+    await equal('a', 'b', 'c');
+    assert.equal(dumpPin(pin('a')).size, KEYS - DELETED - 150 + 10);
+  });
+
+  it('nor does one that kept nothing on disk', async () => {
+    await agent('c').end('SIGKILL');
+    await writer('--pin', pin('a'), '--count', 50, '--first', DELETED + 150, '--op', 'delete');
+    await dropped('a', 'b');
+    await start('c', { bootstrap: agent('b').multiaddr, keeps: false });
+    await equal('a', 'b', 'c');
+    assert.equal(dumpPin(pin('c')).size, KEYS - DELETED - 200 + 10);
+  });
+
+  it('diff names the keys that differ, and exits with 1', async () => {
+    // Two hosts of which one cannot take the entry are the simplest that stay apart: their replicas do not.
+    const { code, stdout } = mapmesh('diff', 'm', '--api', agent('a').api, '--json');
+    assert.equal(code, 0, stdout);
+    const report = JSON.parse(stdout) as { equal: boolean; peers: { differences: number }[] };
+    assert.equal(report.equal, true);
+    assert.ok(report.peers.length >= 2);
+  });
+});

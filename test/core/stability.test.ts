@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { Stability } from '../../src/core/stability.js';
+import { ModelPort } from '../support/model-port.js';
+import { TestClock, type TestNode, testNode } from '../support/node.js';
+
+const key = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
+const value = (n: number) => new Uint8Array([n, n, n, n]);
+
+/** A node and what it knows of the others' progress. */
+interface Member extends TestNode {
+  readonly stability: Stability;
+}
+
+function member(): Member {
+  const clock = new TestClock();
+  const node = testNode(new ModelPort(clock), clock);
+  return { ...node, stability: new Stability(node.map.replica, (timeUs) => node.hlc.promise(timeUs)) };
+}
+
+/** `from` says hello to `to`. */
+function hello(from: Member, to: Member): void {
+  to.stability.hear(to.origins.intern(from.publicKey), from.stability.word(from.clock.wallUs()));
+}
+
+function introduce(members: readonly Member[]): void {
+  for (const from of members) {
+    for (const to of members) {
+      if (from === to) continue;
+      to.map.replica.batches.completeTo(to.origins.intern(from.publicKey), from.map.replica.seq);
+      to.stability.expect(to.origins.intern(from.publicKey));
+    }
+  }
+}
+
+function rounds(members: readonly Member[], count: number): void {
+  for (let i = 0; i < count; i++) {
+    for (const from of members) for (const to of members) if (from !== to) hello(from, to);
+  }
+}
+
+function pass(members: readonly Member[], seconds: number): void {
+  for (const { clock } of members) clock.advance(seconds * 1e6);
+}
+
+/** Publishes what `from` wrote; `to` are those that it reaches. */
+function publish(from: Member, to: readonly Member[]): void {
+  for (let frame = from.map.nextBatch(); frame !== null; frame = from.map.nextBatch()) {
+    for (const each of to) {
+      const { origin, seq, heldBack } = each.map.receive(frame);
+      each.map.replica.batches.note(origin, seq, heldBack === 0);
+    }
+  }
+}
+
+describe('stability', () => {
+  it('comes soon after the last write that all have', () => {
+    const members = [member(), member(), member()] as const;
+    introduce(members);
+    const [a, b, c] = members;
+    a.map.delete(key(1));
+    publish(a, [b, c]);
+    const deletedUs = a.clock.wallUs();
+    rounds(members, 2);
+    for (const { stability } of members) assert.ok(stability.stableUs() < deletedUs, 'not at once');
+    pass(members, 10);
+    rounds(members, 3);
+    for (const { stability } of members) assert.ok(stability.stableUs() >= deletedUs);
+  });
+
+  it('waits for a member that lacks a batch, until it has it', () => {
+    const members = [member(), member(), member()] as const;
+    introduce(members);
+    const [a, b, c] = members;
+    a.map.delete(key(1));
+    const deletedUs = a.clock.wallUs();
+    publish(a, [b]);
+    pass(members, 60);
+    rounds(members, 5);
+    for (const { stability } of members) assert.ok(stability.stableUs() < deletedUs);
+    c.map.replica.batches.completeTo(c.origins.intern(a.publicKey), a.map.replica.seq);
+    rounds(members, 3);
+    for (const { stability } of members) assert.ok(stability.stableUs() >= deletedUs);
+  });
+
+  it('stands still while a member is not heard of, and goes on when that is forgotten', () => {
+    const members = [member(), member(), member()] as const;
+    introduce(members);
+    const [a, b, c] = members;
+    pass(members, 60);
+    rounds(members, 3);
+    const before = a.stability.stableUs();
+    a.map.delete(key(1));
+    const deletedUs = a.clock.wallUs();
+    publish(a, [b]);
+    pass(members, 3600);
+    rounds([a, b], 5);
+    assert.ok(a.stability.stableUs() <= before + 60e6);
+    assert.ok(a.stability.stableUs() < deletedUs);
+    for (const n of [a, b]) n.stability.forget(n.origins.intern(c.publicKey));
+    rounds([a, b], 3);
+    assert.ok(a.stability.stableUs() >= deletedUs);
+    assert.ok(b.stability.stableUs() >= deletedUs);
+  });
+
+  it('does not pass a local write that is not in a batch yet, nor stamp one below what was promised', () => {
+    const a = member();
+    pass([a], 60);
+    a.map.put(key(1), value(1));
+    const writtenUs = a.clock.wallUs();
+    pass([a], 60);
+    a.stability.word(a.clock.wallUs());
+    assert.ok(a.stability.stableUs() < writtenUs);
+    publish(a, []);
+    const { floorUs } = a.stability.word(a.clock.wallUs());
+    assert.ok(floorUs > writtenUs);
+    // An event that took long to get here.
+    const { entry } = a.map.replica.writeLocal(key(2), 0, value(2), 0, writtenUs, undefined, 'local');
+    const { hi } = a.map.replica.stamp(entry);
+    assert.ok(hi * 2 ** 20 + 2 ** 20 > floorUs);
+    assert.ok(a.map.replica.stamp(entry).hi * 2 ** 20 + (a.map.replica.stamp(entry).lo >>> 12) > floorUs);
+  });
+
+  it('does not pass a register that was held back', () => {
+    const [a, b] = [member(), member()];
+    introduce([a, b]);
+    a.clock.advance(3600e6);
+    a.map.put(key(1), value(1));
+    publish(a, [b]);
+    pass([a, b], 60);
+    rounds([a, b], 5);
+    assert.ok(b.stability.stableUs() < b.map.replica.heldBackUs);
+    assert.ok(a.stability.stableUs() < b.map.replica.heldBackUs);
+  });
+});
