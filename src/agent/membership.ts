@@ -178,7 +178,7 @@ export class Membership {
 
   /** Others may have written for a while what this node has not heard of. */
   #checkLonely(): void {
-    if (this.#aloneSinceMs === null || performance.now() - this.#aloneSinceMs < this.#lonelyAfterMs) return;
+    if (this.#aloneSinceMs === null) return; // somebody came back
     for (const map of this.#maps) if (map.state === 'live') this.#outdated.add(map);
     this.#log.warn({}, 'no peer for too long: not ready until one is back');
     this.#hooks.onReadiness();
