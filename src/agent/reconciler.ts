@@ -105,7 +105,7 @@ export class Reconciler {
   async compare(map: AgentMap, peerId: string): Promise<Comparison> {
     const ours: number[] = [];
     const theirs: Uint8Array[] = [];
-    await this.#ask(map, peerId, { compareOnly: true, mayFetch: false, mayLeave: false }, (components) => ({
+    await this.#ask(map, peerId, { compareOnly: true, mayLeave: false }, (components) => ({
       ...components,
       merge: (batch) => theirs.push(batch),
       differing: (entries) => ours.push(...entries),
@@ -143,15 +143,10 @@ export class Reconciler {
     }
   }
 
-  /** @returns whether both sides have everything now; if not, the peer is about to fetch it from us. */
+  /** @returns whether both sides have everything now; if not, it was left to the peer. */
   async #reconcile(map: AgentMap, peerId: string): Promise<boolean> {
-    // Who joins must know before it says so; who has joined leaves it to one that has much less to fetch.
-    const mayLeave = map.state === 'live';
-    const first = await this.#ask(map, peerId, { compareOnly: false, mayFetch: true, mayLeave });
-    if (first !== 'fetched') return first === 'done';
-    return (
-      (await this.#ask(map, peerId, { compareOnly: false, mayFetch: false, mayLeave: false })) === 'done'
-    );
+    // Who joins must know before it says so; who has joined leaves it to one that has much less to ask.
+    return (await this.#ask(map, peerId, { compareOnly: false, mayLeave: map.state === 'live' })) === 'done';
   }
 
   async #failed(map: AgentMap, job: Job, error: unknown): Promise<void> {

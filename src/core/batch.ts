@@ -38,13 +38,14 @@ export const FrameType = {
   BATCH: 1,
   PROBE: 2,
   STATE: 3,
-  FETCH: 4,
+  SINCE: 4,
   ASK: 5,
   SUMS: 6,
   LIST: 7,
   WANT: 8,
   BUNDLE: 9,
   END: 10,
+  VECTOR: 11,
 } as const;
 
 export const ItemTag = { VALUE: 0, TOMBSTONE: 1, SUBTREE: 2 } as const;

@@ -4,14 +4,16 @@
  * ```
  * PROBE   2  u8 mode (0 exchange, 1 compare)  u8 0  16 B map id  u64 horizon  u32 registers  8 B digest
  * STATE   3  u16 0    u64 horizon  u32 registers  256 x 8 B sum: of the answering node, per group of keys
- * FETCH   4  u16 0    32 B: a bit per group; the answer is every register of those groups in BUNDLEs, then an END
+ * SINCE   4  vector, all = 1: also of origins that are not in it; the answer is BUNDLEs of later batches and a VECTOR
  * ASK     5  u8 level u8 0  u16 count  count x u16 node: the sums of the 16 children of each of these nodes, please
  * SUMS    6  u8 level u8 0  u16 count  count x 16 x 8 B sum
  * LIST    7  u16 buckets  buckets x (u16 bucket  u16 count  count x item): every register that the asking node has there
  * WANT    8  u16 wanted  u16 gone  (wanted + gone) x u16: numbers of items of the LIST
  * BUNDLE  9  u16 count  count x (u32 bytes, batch frame)
- * END    10  u16 count  u64 horizon  count x (32 B origin, u64 seq): which batches the sender had when it began
+ * END    10  vector: what the sender had when it began
+ * VECTOR 11  vector: what the sender has
  *
+ * vector: u8 all  u8 0  u16 count  u64 horizon  count x (32 B origin, u64 seq): batches up to seq are complete
  * item: u32 tag of the key  u64 stamp  u32 check of the register
  * ```
  * All integers little endian; a version byte and the frame type stand first. A sum is two u32 lanes (core/digest.ts).
@@ -37,9 +39,9 @@ const HEADER_BYTES = 4;
 const SUM_BYTES = 8;
 const PROBE_BYTES = HEADER_BYTES + MAP_ID_BYTES + 8 + 4 + SUM_BYTES;
 const STATE_BYTES = HEADER_BYTES + 8 + 4 + GROUPS * SUM_BYTES;
-const FETCH_BYTES = HEADER_BYTES + GROUPS / 8;
 const ITEM_BYTES = 16;
-const VECTOR_BYTES = ORIGIN_KEY_BYTES + 8;
+const VECTOR_HEADER_BYTES = 14;
+const VECTOR_ITEM_BYTES = ORIGIN_KEY_BYTES + 8;
 
 /** What a node says of its replica at the start. */
 export interface Outline {
@@ -68,10 +70,13 @@ export interface ListedBucket {
   readonly items: readonly ListItem[];
 }
 
-export interface End {
+/** Which batches of which origins a node has, and up to when it has dropped tombstones. */
+export interface Vector {
   readonly horizonUs: number;
-  readonly vector: readonly { readonly origin: Uint8Array; readonly seq: number }[];
+  readonly batches: readonly { readonly origin: Uint8Array; readonly seq: number }[];
 }
+
+export type VectorType = typeof FrameType.SINCE | typeof FrameType.END | typeof FrameType.VECTOR;
 
 export function encodeProbe(probe: Probe): Uint8Array {
   const { frame, view } = begin(FrameType.PROBE, PROBE_BYTES);
@@ -116,24 +121,6 @@ export function decodeState(frame: Uint8Array): Outline & { readonly groupSums: 
     registers: view.getUint32(HEADER_BYTES + 8, true),
     groupSums: words(view, HEADER_BYTES + 12, 2 * GROUPS),
   };
-}
-
-/** @param groups one byte per group, not 0 for those to fetch. */
-export function encodeFetch(groups: Uint8Array): Uint8Array {
-  const { frame } = begin(FrameType.FETCH, FETCH_BYTES);
-  for (let group = 0; group < GROUPS; group++) {
-    if (groups[group] !== 0) frame[HEADER_BYTES + (group >>> 3)]! |= 1 << (group & 7);
-  }
-  return frame;
-}
-
-/** One byte per group. @throws MapmeshError ERR_WIRE */
-export function decodeFetch(frame: Uint8Array): Uint8Array {
-  open(frame, FrameType.FETCH, FETCH_BYTES);
-  return Uint8Array.from(
-    { length: GROUPS },
-    (_, group) => (frame[HEADER_BYTES + (group >>> 3)]! >>> (group & 7)) & 1,
-  );
 }
 
 /** @param nodes of `level`, at most {@link ASK_NODES_MAX}. */
@@ -308,12 +295,14 @@ export function decodeBundle(frame: Uint8Array): Uint8Array[] {
   return batches;
 }
 
-export function encodeEnd({ horizonUs, vector }: End): Uint8Array {
-  const { frame, view } = begin(FrameType.END, HEADER_BYTES + 8 + VECTOR_BYTES * vector.length);
-  view.setUint16(2, vector.length, true);
-  view.setBigUint64(HEADER_BYTES, BigInt(horizonUs), true);
-  vector.forEach(({ origin, seq }, i) => {
-    const at = HEADER_BYTES + 8 + VECTOR_BYTES * i;
+/** @param all for a SINCE: everything of origins that are not in the vector, too. */
+export function encodeVector(type: VectorType, { horizonUs, batches }: Vector, all = false): Uint8Array {
+  const { frame, view } = begin(type, VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * batches.length);
+  frame[2] = all ? 1 : 0;
+  view.setUint16(4, batches.length, true);
+  view.setBigUint64(6, BigInt(horizonUs), true);
+  batches.forEach(({ origin, seq }, i) => {
+    const at = VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * i;
     frame.set(origin, at);
     view.setBigUint64(at + ORIGIN_KEY_BYTES, BigInt(seq), true);
   });
@@ -321,19 +310,20 @@ export function encodeEnd({ horizonUs, vector }: End): Uint8Array {
 }
 
 /** @throws MapmeshError ERR_WIRE */
-export function decodeEnd(frame: Uint8Array): End {
-  const view = open(frame, FrameType.END, HEADER_BYTES + 8, 'at least');
-  const count = view.getUint16(2, true);
+export function decodeVector(frame: Uint8Array, type: VectorType): Vector & { readonly all: boolean } {
+  const view = open(frame, type, VECTOR_HEADER_BYTES, 'at least');
+  if (frame[2]! > 1 || frame[3] !== 0) throw wire('reserved bytes set', 'zero');
+  const count = view.getUint16(4, true);
   if (count > ORIGINS_MAX) throw wire(`${count} origins`, `at most ${ORIGINS_MAX}`);
-  expectLength(frame, HEADER_BYTES + 8 + VECTOR_BYTES * count);
-  const vector = Array.from({ length: count }, (_, i) => {
-    const at = HEADER_BYTES + 8 + VECTOR_BYTES * i;
+  expectLength(frame, VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * count);
+  const batches = Array.from({ length: count }, (_, i) => {
+    const at = VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * i;
     return {
       origin: frame.subarray(at, at + ORIGIN_KEY_BYTES),
       seq: safeNumber(view, at + ORIGIN_KEY_BYTES),
     };
   });
-  return { horizonUs: safeNumber(view, HEADER_BYTES), vector };
+  return { horizonUs: safeNumber(view, 6), batches, all: frame[2] === 1 };
 }
 
 function begin(type: number, bytes: number): { frame: Uint8Array; view: DataView } {

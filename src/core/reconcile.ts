@@ -6,13 +6,15 @@
  * asking node                                        answering node
  *   PROBE digest ────────────────────────────────────► equal: END
  *     ◄──────────────────────────────── STATE sums of 256 groups
+ *   SINCE the batches that are here ─────────────────► BUNDLE later ones, VECTOR           if many groups differ
+ *   BUNDLE what is later than that vector, PROBE ────► END or STATE
  *   ASK nodes that differ ───────────────────────────► SUMS of their children           twice: down to 65,536 buckets
  *   LIST what is in the buckets that differ ─────────► BUNDLE what the list lacks, WANT what is lacking here   repeated
  *   BUNDLE what was wanted ──────────────────────────► merged
  *   END ─────────────────────────────────────────────► END
  * ```
- * A node that has much less than the other (one that joins) does not descend: it FETCHes whole groups, which travel as
- * the whole batches that they were signed in, and reconciles after that.
+ * What was missed by a cut, by lost messages or by not having been there yet are whole batches: SINCE brings those, at the
+ * cost of a message, for as long as both know up to where they have each origin's. The descent finds the rest.
  *
  * Absence says something too: a node has dropped its tombstones up to its horizon, so a key that it does not know counts
  * as deleted then, and the other's register of it is dropped if it is not newer (core/stability.ts).
@@ -20,28 +22,25 @@
  * Sources: Merkle tree exchange as in Dynamo (DeCandia et al., 2007, 4.7); the tree of sums is core/digest.ts.
  */
 import { FrameType, frameType, wire } from './batch.js';
-import { DIGEST_BUCKETS, GROUPS } from './digest.js';
+import { DIGEST_BUCKETS } from './digest.js';
 import type { Origins } from './origins.js';
 import {
   ASK_NODES_MAX,
   bucketsUnder,
   decodeAsk,
   decodeBundle,
-  decodeEnd,
-  decodeFetch,
   decodeList,
   decodeProbe,
   decodeState,
   decodeSums,
+  decodeVector,
   decodeWant,
-  type End,
   encodeAsk,
-  encodeEnd,
-  encodeFetch,
   encodeList,
   encodeProbe,
   encodeState,
   encodeSums,
+  encodeVector,
   encodeWant,
   FAN_OUT,
   LEVEL_BUCKETS,
@@ -51,16 +50,19 @@ import {
   type ListedBucket,
   type ListItem,
   type Outline,
+  type Vector,
 } from './reconcile-wire.js';
 import { EntryFlag } from './register-table.js';
 import { batchesOf, bundled, currentBatches } from './relay.js';
 import type { Replica } from './replica.js';
 import { compareStamps, stampTimeUs } from './stamp.js';
 
-/** A node with fewer registers than this part of the other's fetches whole groups first. */
-const FETCH_SHARE = 0.5;
+/** With more groups than this that differ, whole batches are asked for before the descent. */
+const SINCE_GROUPS_MIN = 4;
+/** A node with fewer registers than this part of the other's asks for all batches, also of origins that it does not know. */
+const MUCH_LESS_SHARE = 0.5;
 /** ... unless the other has no more than this: then descending costs next to nothing. */
-const FETCH_REGISTERS_MIN = 2048;
+const MUCH_REGISTERS_MIN = 2048;
 /** Entries looked at between two pauses. */
 const PAUSE_ENTRIES = 8192;
 
@@ -78,14 +80,12 @@ export interface ReconcileComponents {
 export interface AskerOptions {
   /** Only find out what differs. */
   readonly compareOnly: boolean;
-  /** Fetch whole groups if the other has much more. */
-  readonly mayFetch: boolean;
-  /** Leave it to the other to fetch if we have much more. */
+  /** Leave it to the other to ask if we have much more. */
   readonly mayLeave: boolean;
 }
 
-/** How a reconcile ended: both have everything; whole groups were fetched, go on with another; left to the other. */
-export type Outcome = 'open' | 'done' | 'fetched' | 'left';
+/** How a reconcile ended: both have everything; or it was left to the other, which has much less, to ask. */
+export type Outcome = 'open' | 'done' | 'left';
 
 /** What both sides know and do. */
 class Side {
@@ -95,7 +95,7 @@ class Side {
   /** Registers that the other has deleted and forgotten. */
   dropped = 0;
   /** What was here when this side began: the other has it too at the end. */
-  #end: End | null = null;
+  #vector: Vector | null = null;
 
   constructor(replica: Replica, components: ReconcileComponents) {
     this.replica = replica;
@@ -104,12 +104,28 @@ class Side {
 
   protected begin(): Outline {
     const { replica } = this;
-    const vector = [...replica.batches.vector()];
-    this.#end = {
-      horizonUs: replica.horizonUs,
-      vector: vector.map(([origin, seq]) => ({ origin: replica.originKey(origin), seq })),
-    };
+    this.#vector = this.vectorNow();
     return { horizonUs: replica.horizonUs, registers: replica.table.size };
+  }
+
+  protected vectorNow(): Vector {
+    const { replica } = this;
+    const batches = [...replica.batches.vector()];
+    return {
+      horizonUs: replica.horizonUs,
+      batches: batches.map(([origin, seq]) => ({ origin: replica.originKey(origin), seq })),
+    };
+  }
+
+  /** The registers of batches that a node with this vector does not have. @param all also of origins not in it */
+  protected *later({ batches }: Vector, all: boolean): Generator<Uint8Array | null> {
+    const { origins } = this.components;
+    const known = new Map(batches.map(({ origin, seq }) => [origins.intern(origin), seq]));
+    const isLater = (origin: number, seq: number) => {
+      const complete = known.get(origin);
+      return complete === undefined ? all : seq > complete;
+    };
+    yield* bundled(currentBatches(this.replica, ({ origin, seq }) => isLater(origin, seq)));
   }
 
   /** The other's, as far as it can be true. */
@@ -119,14 +135,14 @@ class Side {
   }
 
   protected endFrame(): Uint8Array {
-    if (this.#end === null) throw wire('an end', 'a probe first');
-    return encodeEnd(this.#end);
+    if (this.#vector === null) throw wire('an end', 'a probe first');
+    return encodeVector(FrameType.END, this.#vector);
   }
 
   /** All that the other had when it began is here now. */
-  protected adopt({ horizonUs, vector }: End): void {
+  protected adopt({ horizonUs, batches }: Vector): void {
     this.replica.raiseHorizon(horizonUs);
-    for (const { origin, seq } of vector) {
+    for (const { origin, seq } of batches) {
       this.replica.batches.completeTo(this.components.origins.intern(origin), seq);
     }
   }
@@ -151,7 +167,8 @@ class Side {
 /** The side that starts. */
 export class Asker extends Side {
   readonly #options: AskerOptions;
-  #state: 'probed' | 'fetching' | 'asking' | 'listing' | 'ending' = 'probed';
+  #state: 'probed' | 'catching up' | 'asking' | 'listing' | 'ending' = 'probed';
+  #hasCaughtUp = false;
   #peer: Outline = { horizonUs: 0, registers: 0 };
   #level = LEVEL_GROUPS;
   /** Nodes of the level whose children are yet to be asked for; the first of them are under way. */
@@ -184,18 +201,14 @@ export class Asker extends Side {
     if (type === FrameType.STATE && this.#state === 'probed') yield* this.#onState(frame);
     else if (type === FrameType.SUMS && this.#state === 'asking') yield* this.#onSums(frame);
     else if (type === FrameType.WANT && this.#state === 'listing') yield* this.#onWant(frame);
-    else if (type === FrameType.BUNDLE && (this.#state === 'fetching' || this.#state === 'listing')) {
+    else if (type === FrameType.BUNDLE && (this.#state === 'catching up' || this.#state === 'listing')) {
       yield* this.merge(frame);
-    } else if (type === FrameType.END && this.#state !== 'asking' && this.#state !== 'listing') {
-      this.#onEnd(this.checked(decodeEnd(frame)));
+    } else if (type === FrameType.VECTOR && this.#state === 'catching up') yield* this.#onVector(frame);
+    else if (type === FrameType.END && (this.#state === 'probed' || this.#state === 'ending')) {
+      this.outcome = 'done';
+      const vector = this.checked(decodeVector(frame, FrameType.END));
+      if (!this.#options.compareOnly) this.adopt(vector);
     } else throw wire(`frame type ${type} while ${this.#state}`, 'one that answers');
-  }
-
-  #onEnd(end: End): void {
-    if (this.#state === 'fetching') this.outcome = 'fetched';
-    if (this.outcome !== 'open') return;
-    this.outcome = 'done';
-    if (!this.#options.compareOnly) this.adopt(end);
   }
 
   *#onState(frame: Uint8Array): Generator<Uint8Array | null> {
@@ -203,20 +216,27 @@ export class Asker extends Side {
     this.#peer = outline;
     const groups = this.#differingChildren(0, [0], groupSums, LEVEL_GROUPS);
     const ours = this.replica.table.size;
-    const { mayFetch, mayLeave } = this.#options;
-    if (mayFetch && outline.registers > FETCH_REGISTERS_MIN && ours < outline.registers * FETCH_SHARE) {
-      this.#state = 'fetching';
-      const wanted = new Uint8Array(GROUPS);
-      for (const group of groups) wanted[group] = 1;
-      yield encodeFetch(wanted);
+    const { compareOnly, mayLeave } = this.#options;
+    if (mayLeave && ours > MUCH_REGISTERS_MIN && outline.registers < ours * MUCH_LESS_SHARE) {
+      this.outcome = 'left';
       return;
     }
-    if (mayLeave && ours > FETCH_REGISTERS_MIN && outline.registers < ours * FETCH_SHARE) {
-      this.outcome = 'left';
+    if (!compareOnly && !this.#hasCaughtUp && groups.length >= SINCE_GROUPS_MIN) {
+      const all = outline.registers > MUCH_REGISTERS_MIN && ours < outline.registers * MUCH_LESS_SHARE;
+      this.#state = 'catching up';
+      this.#hasCaughtUp = true;
+      yield encodeVector(FrameType.SINCE, this.vectorNow(), all);
       return;
     }
     this.#toAsk = groups;
     yield* this.#descend();
+  }
+
+  /** All later batches are here: gives the other side its share, and starts anew. */
+  *#onVector(frame: Uint8Array): Generator<Uint8Array | null> {
+    yield* this.later(decodeVector(frame, FrameType.VECTOR), false);
+    this.#state = 'probed';
+    yield this.probe();
   }
 
   /** Asks for the sums of the next nodes, or goes on to the next level, or lists. */
@@ -311,6 +331,8 @@ export class Asker extends Side {
 /** The side that answers. One object per stream; the first frame is a PROBE, whose map the caller has looked up. */
 export class Answerer extends Side {
   #peer: Outline | null = null;
+  /** One at the start, one after the whole batches. */
+  #probesLeft = 2;
   #compareOnly = false;
   #index: BucketIndex | null = null;
 
@@ -320,17 +342,14 @@ export class Answerer extends Side {
    */
   *take(frame: Uint8Array): Generator<Uint8Array | null> {
     const type = frameType(frame);
-    if (type === FrameType.PROBE && this.#peer === null) yield this.#onProbe(frame);
+    if (type === FrameType.PROBE && this.#probesLeft > 0) yield this.#onProbe(frame);
     else if (this.#peer === null || this.outcome !== 'open') throw wire(`frame type ${type}`, 'a probe');
     else if (type === FrameType.ASK) yield this.#onAsk(frame);
-    else if (type === FrameType.FETCH) {
-      yield* bundled(currentBatches(this.replica, decodeFetch(frame)));
-      yield this.endFrame();
-      this.outcome = 'fetched';
-    } else if (type === FrameType.LIST) yield* this.#onList(frame, this.#peer);
+    else if (type === FrameType.SINCE) yield* this.#onSince(frame);
+    else if (type === FrameType.LIST) yield* this.#onList(frame, this.#peer);
     else if (type === FrameType.BUNDLE && !this.#compareOnly) yield* this.merge(frame);
     else if (type === FrameType.END) {
-      if (!this.#compareOnly) this.adopt(this.checked(decodeEnd(frame)));
+      if (!this.#compareOnly) this.adopt(this.checked(decodeVector(frame, FrameType.END)));
       yield this.endFrame();
       this.outcome = 'done';
     } else throw wire(`frame type ${type}`, 'one that asks');
@@ -338,6 +357,7 @@ export class Answerer extends Side {
 
   #onProbe(frame: Uint8Array): Uint8Array {
     const probe = this.checked(decodeProbe(frame));
+    this.#probesLeft--;
     this.#peer = probe;
     this.#compareOnly = probe.compareOnly;
     const outline = this.begin();
@@ -348,6 +368,13 @@ export class Answerer extends Side {
       return this.endFrame();
     }
     return encodeState(outline, this.replica.digest.groupSums);
+  }
+
+  *#onSince(frame: Uint8Array): Generator<Uint8Array | null> {
+    const { all, ...vector } = decodeVector(frame, FrameType.SINCE);
+    const ours = this.vectorNow();
+    yield* this.later(vector, all);
+    yield encodeVector(FrameType.VECTOR, ours);
   }
 
   #onAsk(frame: Uint8Array): Uint8Array {

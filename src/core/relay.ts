@@ -1,4 +1,5 @@
 /** Registers on their way to a peer or to the log: as the signed batches that they came in, pruned to those wanted. */
+import type { KeptBatch } from './provenance.js';
 import { BundleWriter } from './reconcile-wire.js';
 import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
@@ -9,16 +10,19 @@ const PAUSE_ENTRIES = 16_384;
 /**
  * Every current register as the signed batches that they came in, pruned to what is current; null is a chance to let
  * others run. Registers that change meanwhile, and local writes not yet in a batch, are left out.
- * @param groups one byte per group of keys, not 0 for those to include; all of them unless given.
+ * @param isWanted which of the kept batches; all of them unless given.
  */
-export function* currentBatches(replica: Replica, groups?: Uint8Array): Generator<Uint8Array | null> {
+export function* currentBatches(
+  replica: Replica,
+  isWanted: (batch: KeptBatch) => boolean = () => true,
+): Generator<Uint8Array | null> {
   const { table } = replica;
   // Entries chained by batch: `first` by slot, `next` by entry.
   const first = new Int32Array(replica.provenance.end).fill(-1);
   const next = new Int32Array(table.end).fill(-1);
   for (let entry = next.length - 1; entry >= 0; entry--) {
     if (entry % PAUSE_ENTRIES === 0) yield null;
-    if (!table.has(entry, EntryFlag.USED) || groups?.[table.keyHash(entry) >>> 24] === 0) continue;
+    if (!table.has(entry, EntryFlag.USED)) continue;
     const slot = table.batch(entry);
     if (slot === 0 || slot >= first.length) continue;
     next[entry] = first[slot]!;
@@ -26,6 +30,7 @@ export function* currentBatches(replica: Replica, groups?: Uint8Array): Generato
   }
   for (let slot = 1; slot < first.length; slot++) {
     if (slot % PAUSE_ENTRIES === 0) yield null;
+    if (first[slot]! < 0 || !isWanted(replica.provenance.get(slot))) continue;
     const entries: number[] = [];
     for (let entry = first[slot]!; entry >= 0; entry = next[entry]!) {
       if (table.batch(entry) === slot && table.has(entry, EntryFlag.USED)) entries.push(entry);

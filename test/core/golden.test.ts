@@ -6,14 +6,14 @@ import assert from 'node:assert/strict';
 import { createPrivateKey, createPublicKey, sign } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { mapIdOf } from '../../src/core/batch.js';
+import { FrameType, mapIdOf } from '../../src/core/batch.js';
 import { fromHex, toHex } from '../../src/core/bytes.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { KeyedHash } from '../../src/core/keyed-hash.js';
 import type { MapShape } from '../../src/core/map-port.js';
 import { Origins } from '../../src/core/origins.js';
 import { Answerer, Asker } from '../../src/core/reconcile.js';
-import { encodeFetch } from '../../src/core/reconcile-wire.js';
+import { encodeVector } from '../../src/core/reconcile-wire.js';
 import { Replica } from '../../src/core/replica.js';
 import { sha256, verifySignature } from '../support/node.js';
 
@@ -76,7 +76,7 @@ function golden(): Record<string, string> {
   };
 }
 
-/** Every frame of a reconcile: whole groups fetched by an empty replica, then two that differ in both directions. */
+/** Every frame of a reconcile: whole batches for an empty replica, then two that differ in both directions. */
 function conversations(
   full: Replica,
   other: Replica,
@@ -86,12 +86,12 @@ function conversations(
     merge: (batch: Uint8Array) => replica.receive(batch, NOW_US * 2),
     horizonUsMax: () => NOW_US,
   });
-  const options = { compareOnly: false, mayFetch: false, mayLeave: false };
+  const options = { compareOnly: false, mayLeave: false };
   const serve = (answerer: Answerer, frame: Uint8Array) =>
     [...answerer.take(frame)].filter((reply) => reply !== null);
   const fetching = new Answerer(full, componentsOf(full));
   serve(fetching, new Asker(other, componentsOf(other), options).probe());
-  const fetched = serve(fetching, encodeFetch(new Uint8Array(256).fill(1)));
+  const fetched = serve(fetching, encodeVector(FrameType.SINCE, { horizonUs: 0, batches: [] }, true));
 
   other.writeLocal(
     new Uint8Array([9, 0, 0, 10]),

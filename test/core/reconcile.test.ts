@@ -10,14 +10,14 @@ import {
   decodeProbe,
   decodeState,
   decodeWant,
-  encodeFetch,
+  encodeVector,
 } from '../../src/core/reconcile-wire.js';
 import { EntryFlag } from '../../src/core/register-table.js';
 import { stampTimeUs } from '../../src/core/stamp.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, type TestNode, testNode } from '../support/node.js';
 
-const EXCHANGE: AskerOptions = { compareOnly: false, mayFetch: false, mayLeave: false };
+const EXCHANGE: AskerOptions = { compareOnly: false, mayLeave: false };
 
 const key = (n: number) => new Uint8Array([n, n >> 8, n >> 16, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
@@ -60,12 +60,6 @@ function talk(a: TestNode, b: TestNode, options = EXCHANGE, between: () => void 
     for (const reply of replies) if (reply !== null) (forB === undefined ? toB : toA).push(reply);
   }
   return { outcome: asker.outcome, bytes: frames.reduce((sum, frame) => sum + frame.length, 0), frames };
-}
-
-/** Fetches if need be, then reconciles; as the agent does it. */
-function join(a: TestNode, b: TestNode): Talk[] {
-  const first = talk(a, b, { ...EXCHANGE, mayFetch: true });
-  return first.outcome === 'fetched' ? [first, talk(a, b)] : [first];
 }
 
 function digest(n: TestNode): string {
@@ -152,16 +146,30 @@ describe('reconcile', () => {
     const [a, b] = [node(), node()];
     for (let i = 0; i < 20_000; i++) a.map.put(key(i), value(i & 255));
     const batches = flush(a).reduce((sum, frame) => sum + frame.length, 0);
-    const [fetched, after] = join(b, a) as [Talk, Talk];
-    assert.equal(fetched.outcome, 'fetched');
-    assert.equal(after.outcome, 'done');
-    assert.ok(fetched.bytes < batches * 1.1);
+    const { outcome, bytes } = talk(b, a);
+    assert.equal(outcome, 'done');
+    assert.ok(bytes < batches * 1.1);
     assert.equal(digest(b), digest(a));
     a.map.put(key(1), value(2));
     const next = flush(a)[0]!;
     const { origin, seq } = b.map.receive(next);
     assert.equal(b.map.replica.batches.note(origin, seq, true), false, 'no gap after a reconcile');
     assert.equal(b.map.replica.batches.complete(origin), seq);
+  });
+
+  it('brings both sides of a cut together by the whole batches that each missed', () => {
+    const [a, b] = [node(), node()];
+    for (let i = 0; i < 10_000; i++) a.map.put(key(i), value(1));
+    flush(a);
+    talk(b, a);
+    talk(a, b);
+    for (const n of [a, b]) n.clock.advance(1_000_000);
+    for (let i = 0; i < 4000; i++) a.map.put(key(i), value(2));
+    for (let i = 2000; i < 6000; i++) b.map.put(key(i), value(3));
+    const missed = [...flush(a), ...flush(b)].reduce((sum, frame) => sum + frame.length, 0);
+    const { bytes } = talk(a, b);
+    assert.ok(bytes < missed * 1.1 + 10_000, `${bytes} for ${missed}`);
+    assert.deepEqual(contents(a), contents(b));
   });
 
   it('is left to a node that has much less', () => {
@@ -358,7 +366,8 @@ describe('reconcile, hostile bytes (I13)', () => {
     flush(a);
     flush(b);
     const seeds = talk(a, b).frames;
-    seeds.push(encodeFetch(new Uint8Array(256).fill(1)));
+    // Nodes that know of no common batches: the descent is all they have.
+    seeds.push(encodeVector(FrameType.SINCE, { horizonUs: 0, batches: [] }, true));
     const types = new Set(seeds.map(frameType));
     for (const type of [
       FrameType.PROBE,
@@ -369,6 +378,8 @@ describe('reconcile, hostile bytes (I13)', () => {
       FrameType.WANT,
       FrameType.BUNDLE,
       FrameType.END,
+      FrameType.SINCE,
+      FrameType.VECTOR,
     ]) {
       assert.ok(types.has(type), `frame type ${type} is among the seeds`);
     }
@@ -398,7 +409,7 @@ describe('reconcile, hostile bytes (I13)', () => {
       fc.property(mutation, ({ seed, cut, edits, before }) => {
         const bytes = seeds[seed]!.slice(0, cut);
         for (const { at, byte } of edits) if (at < bytes.length) bytes[at] = byte;
-        const asker = new Asker(victim.map.replica, components, { ...EXCHANGE, mayFetch: true });
+        const asker = new Asker(victim.map.replica, components, EXCHANGE);
         asker.probe();
         const answerer = new Answerer(victim.map.replica, components);
         for (const frame of [...seeds.slice(0, before), bytes]) {
