@@ -2,6 +2,7 @@
 import type { CaptureLosses, CaptureTier } from '../core/capture-port.js';
 import type { Received } from '../core/replica.js';
 import type { ReplicatedMap } from '../core/replicated-map.js';
+import type { SweepMode } from '../core/sweeper.js';
 import type { Journal } from './journal.js';
 
 /**
@@ -9,6 +10,8 @@ import type { Journal } from './journal.js';
  * `refused`: not replicated, {@link AgentMap.refusal} says why.
  */
 export type AgentMapState = 'joining' | 'live' | 'refused';
+
+const NO_LOSSES: CaptureLosses = { ringFull: 0, skipped: 0, unreadable: 0 };
 
 export interface SweepRecord {
   readonly atMs: number;
@@ -20,15 +23,24 @@ export interface SweepRecord {
 export class AgentMap {
   readonly core: ReplicatedMap;
   readonly topic: string;
-  readonly tier: CaptureTier;
+  tier: CaptureTier;
   /** Where batches are kept; null if nothing is kept on disk. */
   journal: Journal | null = null;
   /** The log says what this agent had left in this very kernel map when it last ran. */
   hasHistory = false;
+  /** The log says that this agent has replicated the map before, if perhaps in another kernel map. */
+  remembers = false;
+  /**
+   * What the next sweep has to be. `initial` until one has been through: the kernel map is not filled yet, so what it
+   * lacks was not deleted.
+   */
+  nextSweep: SweepMode = 'initial';
   /** Winners wait: the kernel map is yet to be compared with what the log says it had. */
   holdsApplies = false;
   state: AgentMapState = 'joining';
   refusal = '';
+  /** What is wrong with the pin that the map was bound by; empty when nothing is. */
+  pinProblem = '';
   /** What nodes with another shape of the map say of it, by PeerId. */
   readonly mismatches = new Map<string, string>();
   lastSweep: SweepRecord | null = null;
@@ -37,7 +49,9 @@ export class AgentMap {
   /** Losses that a sweep has already been started for. */
   sweptLosses = 0;
   /** Events that cannot be accounted for, as of the last look. */
-  losses: CaptureLosses = { ringFull: 0, skipped: 0, unreadable: 0 };
+  losses: CaptureLosses = NO_LOSSES;
+  /** Losses of kernel maps that the map was bound to before. */
+  #lostBefore = 0;
 
   constructor(core: ReplicatedMap, topic: string, tier: CaptureTier) {
     this.core = core;
@@ -55,7 +69,13 @@ export class AgentMap {
   }
 
   get lost(): number {
-    return this.losses.ringFull + this.losses.skipped + this.losses.unreadable;
+    return this.#lostBefore + this.losses.ringFull + this.losses.skipped + this.losses.unreadable;
+  }
+
+  /** The kernel map is watched no longer: its losses are counted no further. */
+  retireLosses(): void {
+    this.#lostBefore = this.lost;
+    this.losses = NO_LOSSES;
   }
 
   /** Merges a batch of the mesh, and keeps it if it brought something. @throws as {@link ReplicatedMap.receive} */
@@ -68,5 +88,11 @@ export class AgentMap {
   refuse(reason: string): void {
     this.state = 'refused';
     this.refusal = reason;
+  }
+
+  /** Goes on after it was refused for what its pin pointed to. */
+  resume(): void {
+    this.state = 'live';
+    this.refusal = '';
   }
 }

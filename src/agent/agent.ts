@@ -27,8 +27,9 @@ import { OriginNames } from './origin-names.js';
 import type { AgentParts } from './parts.js';
 import { Pump } from './pump.js';
 import { Readiness } from './readiness.js';
+import { Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
-import { makeMaps, openCaptureFor, openDirectory, openPorts, readSecret } from './setup.js';
+import { makeMaps, openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { Sweeps } from './sweeps.js';
 import { SystemClock } from './system-clock.js';
 import { VERSION } from './version.js';
@@ -87,12 +88,17 @@ async function start(
   const signer = createSigner(identity);
   const origins = new Origins(signer.publicKey);
   const maps = makeMaps(settings, ports, capture, { clock, hlc, origins, signer, secret });
+  // Those that they are bound to at the end; the ones of the start are closed already where they were replaced.
+  cleanup.push(() => {
+    for (const map of maps) map.core.port.close();
+  });
 
   const journal = dataDir === null ? null : await Journal.open(dataDir, maps, hlc, log);
   if (journal !== null) cleanup.push(() => journal.close());
   for (const map of maps) {
     map.journal = journal;
     map.holdsApplies = map.hasHistory;
+    map.nextSweep = map.hasHistory ? 'restart' : 'initial';
   }
   const clockGuard = new ClockGuard(
     { maps, clock, hlc, journal, log, publish: (map, frame) => mesh.publish(map.topic, frame) },
@@ -164,18 +170,41 @@ async function start(
     },
   );
   const readiness = new Readiness(() => membership.ready);
+  const rebinder = new Rebinder(
+    pinsOf(settings, maps),
+    {
+      pump,
+      sweeps,
+      capture,
+      journal,
+      log,
+      onResumed: (map) => {
+        for (const { peerId } of mesh.peers()) reconciler.request(map, peerId);
+      },
+    },
+    fail,
+  );
   pump.onSweepWanted = (map) => sweeps.want(map);
 
   /** Before anything of the mesh is merged: the log still says what the kernel map had when the agent stopped. */
   async function findChangesMadeMeanwhile(map: AgentMap): Promise<void> {
-    await sweeps.sweep(map, 'restart');
+    await sweeps.sweep(map);
     map.core.replica.priors.clear();
     map.holdsApplies = false;
   }
 
   /** The mesh's state is here: compares the kernel map with it, applies what won, and opens for business. */
   async function goLive(map: AgentMap): Promise<void> {
-    if (!map.hasHistory) await sweeps.sweep(map, 'initial');
+    if (map.nextSweep === 'initial') {
+      const isForgetful = !map.remembers && map.core.replica.horizonUs > 0;
+      const { appliedDeletes } = await sweeps.sweep(map, isForgetful ? 'forgetful' : 'initial');
+      if (isForgetful && appliedDeletes > 0) {
+        log.warn(
+          { map: map.name, removed: appliedDeletes },
+          'entries removed from the kernel map: the mesh deleted them, or has forgotten whether it did',
+        );
+      }
+    }
     await pump.applied(map);
     if (map.state !== 'joining') return;
     map.state = 'live';
@@ -208,11 +237,13 @@ async function start(
   cleanup.push(() => membership.stop());
   cleanup.push(() => reconciler.stop());
   clockGuard.check();
+  cleanup.push(() => rebinder.stop());
   for (const map of maps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
   await mesh.start();
   pump.start();
   membership.start();
   clockGuard.start();
+  rebinder.start();
   cleanup.push(watchBootstrap(settings, mesh, membership, fail));
 
   return {

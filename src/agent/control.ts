@@ -6,6 +6,7 @@ import {
   DUMP_CHUNK_ENTRIES,
   type MapReport,
   type RegisterReport,
+  type ReleaseReport,
   type StatusReport,
   type SweepReport,
   type WriteReport,
@@ -18,6 +19,10 @@ import type { AgentMap } from './agent-map.js';
 import { coverageOf } from './coverage.js';
 import { diffMap } from './diff.js';
 import type { AgentParts } from './parts.js';
+import { Turns } from './turns.js';
+
+/** Look-ups in the kernel map in one go: about half a millisecond. */
+const RELEASE_CHUNK_ENTRIES = 512;
 
 /** How far apart clocks may seem without being so: a hello takes its time. */
 const CLOCK_COMPARISON_MS = 1000;
@@ -149,6 +154,23 @@ export class Control implements AgentControl {
     );
   }
 
+  async release(name: string, { refill }: { readonly refill: boolean }): Promise<ReleaseReport> {
+    const map = this.#writableMap(name);
+    const { pump } = this.#parts;
+    const turns = new Turns();
+    const sum = { deletes: 0, refilled: 0 };
+    // As many as were held when this was asked: what is held from now on has not been seen by whoever asked.
+    for (let left = map.core.replica.held.size; left > 0; left -= RELEASE_CHUNK_ENTRIES) {
+      const { deletes, refilled } = map.core.releaseHeld(Math.min(left, RELEASE_CHUNK_ENTRIES), refill);
+      sum.deletes += deletes;
+      sum.refilled += refilled;
+      await turns.pause();
+    }
+    if (refill) await pump.applied(map);
+    else await pump.flushed();
+    return { name, releasedDeletes: sum.deletes, refilled: sum.refilled };
+  }
+
   /** Whatever is newer: the time, or the greatest stamp issued. */
   #hlc(wallUs: number): string {
     const { mark } = this.#parts.hlc;
@@ -190,6 +212,7 @@ export class Control implements AgentControl {
       repaired: counters.repaired,
       lost: map.lost,
       pending: replica.pending.size,
+      held: replica.held.size,
       lastSweep: map.lastSweep,
       state: map.state,
       problems: problemsOf(map),
@@ -227,7 +250,7 @@ export class Control implements AgentControl {
 
 /** What a human should know of the map, most important first. */
 function problemsOf(map: AgentMap): string[] {
-  const { counters, replica, applier } = map.core;
+  const { replica, applier } = map.core;
   const problems: string[] = [];
   if (map.refusal !== '') problems.push(map.refusal);
   else problems.push(...map.mismatches.values());
@@ -236,14 +259,18 @@ function problemsOf(map: AgentMap): string[] {
       `${replica.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`,
     );
   }
-  if (counters.heldDeletes > 0) {
-    problems.push(`${counters.heldDeletes} entries vanished at once; not spread as deletes`);
+  if (replica.held.size > 0) {
+    problems.push(
+      `${replica.held.size} entries vanished from the kernel map at once and are held back: neither deleted on other nodes nor put back here. ` +
+        `"mapmesh release ${map.name}" deletes them everywhere, "mapmesh release ${map.name} --refill" puts them back`,
+    );
   }
   if (Number.isFinite(replica.heldBackUs)) {
     problems.push(
       "writes of others are held back: their stamps are too far in the future for this host's clock",
     );
   }
+  if (map.pinProblem !== '') problems.push(map.pinProblem);
   if (map.sweepProblem !== '') problems.push(`the last sweep failed: ${map.sweepProblem}`);
   return problems;
 }

@@ -9,10 +9,12 @@
  * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
  * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
  * 7 SETBACK  16 B map id, u64 us: the clock was set back; what this node wrote with later stamps before this is void
+ * 8 HELD     16 B map id, keys: entries that vanished from the kernel map and are held back (core/delete-guard.ts); of no
+ *            account once the entry is written again or seen in the kernel map
  * ```
  * After a kill, registers behind the last APPLIED may or may not be in the kernel map; the first sweep finds out
  * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
- * knows nothing, and is filled from the replica instead.
+ * knows nothing, and is filled from the replica instead; so a KERNEL with another name puts all before it in doubt again.
  */
 import { readFileSync } from 'node:fs';
 import type { Log } from '../config/log.js';
@@ -20,6 +22,7 @@ import { MAP_ID_BYTES } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
+import { EntryFlag } from '../core/register-table.js';
 import { currentBatches } from '../core/relay.js';
 import { openRegisterLog, type RegisterLog } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
@@ -33,6 +36,7 @@ const RecordType = {
   HORIZON: 5,
   DROP: 6,
   SETBACK: 7,
+  HELD: 8,
 } as const;
 
 /** How often it is noted that everything is applied: bounds how many registers are in doubt after a kill. */
@@ -40,6 +44,9 @@ const TICK_MS = 100;
 /** The log is rewritten when it is this many times its snapshot, and more than this much longer. */
 const REWRITE_FACTOR = 2;
 const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
+
+/** Keys in one HELD record: far under the longest record, also with the longest keys. */
+const HELD_KEYS_MAX = 256;
 
 interface LogRecord {
   readonly type: number;
@@ -54,6 +61,8 @@ export class Journal {
   readonly #timer: NodeJS.Timeout;
   /** Maps with batches behind their last APPLIED. */
   readonly #inDoubt = new Set<AgentMap>();
+  /** Entries held back since the last tick. */
+  readonly #newlyHeld = new Map<AgentMap, number[]>();
 
   private constructor(
     maps: ReadonlyMap<string, AgentMap>,
@@ -93,6 +102,9 @@ export class Journal {
       replica.onDrop = (key) => journal?.drop(map, key);
       const now = kernelMapOf(map);
       map.hasHistory = now !== null && kernelMaps.get(map) === now;
+      map.remembers = kernelMaps.has(map);
+      if (!map.hasHistory) journal.#inDoubt.add(map);
+      journal.#noteHeldOf(map);
       if (now !== null) registers.append(RecordType.KERNEL, kernelRecord(map, now));
     }
     const { records, bytes, tornBytes, holes } = registers.replayed;
@@ -103,6 +115,13 @@ export class Journal {
   /** Why the disk does not hold everything; null when all is well. */
   get problem(): MapmeshError | null {
     return this.#registers.problem;
+  }
+
+  /** The map was bound to another kernel map, which has nothing of it yet. */
+  rebound(map: AgentMap): void {
+    const now = kernelMapOf(map);
+    if (now !== null) this.#registers.append(RecordType.KERNEL, kernelRecord(map, now));
+    this.#inDoubt.add(map);
   }
 
   /** Keeps a batch. */
@@ -144,20 +163,36 @@ export class Journal {
 
   async close(): Promise<void> {
     clearInterval(this.#timer);
+    this.#noteHeld();
     this.#noteApplied();
     await this.#registers.close();
   }
 
   #tick(): void {
+    this.#noteHeld();
     this.#noteApplied();
     const { bytes, snapshotBytes } = this.#registers;
     if (bytes > REWRITE_FACTOR * snapshotBytes + REWRITE_BYTES_MIN) this.rewrite();
   }
 
+  #noteHeldOf(map: AgentMap): void {
+    const entries: number[] = [];
+    this.#newlyHeld.set(map, entries);
+    map.core.replica.onHold = (entry) => entries.push(entry);
+  }
+
+  #noteHeld(): void {
+    for (const [map, entries] of this.#newlyHeld) {
+      for (const payload of heldRecords(map, entries)) this.#registers.append(RecordType.HELD, payload);
+      entries.length = 0;
+    }
+  }
+
   #noteApplied(): void {
     for (const map of this.#inDoubt) {
       const { applyQueue, pending, removals } = map.core.replica;
-      if (map.holdsApplies || applyQueue.size > 0 || pending.size > 0 || removals.size > 0) continue;
+      if (map.holdsApplies || map.nextSweep === 'initial') continue;
+      if (applyQueue.size > 0 || pending.size > 0 || removals.size > 0) continue;
       this.#registers.append(RecordType.APPLIED, map.core.replica.mapId);
       this.#inDoubt.delete(map);
     }
@@ -178,6 +213,15 @@ export class Journal {
       if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: timeRecord(map, horizonUs) };
       for (const key of removals.values()) {
         yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
+      }
+      const { table } = map.core.replica;
+      for (let entry = 0; entry < table.end; entry += HELD_KEYS_MAX) {
+        const entries = Array.from(
+          { length: Math.min(HELD_KEYS_MAX, table.end - entry) },
+          (_, i) => entry + i,
+        );
+        for (const payload of heldRecords(map, entries)) yield { type: RecordType.HELD, payload };
+        await turns.pause();
       }
       this.#inDoubt.add(map);
     }
@@ -208,9 +252,16 @@ function restore(
     replica.dropOwnAfter(timeOf(payload));
     hlc.setBack(timeOf(payload));
   } else if (type === RecordType.KERNEL) {
-    kernelMaps.set(map, new TextDecoder().decode(payload.subarray(MAP_ID_BYTES)));
+    const kernelMap = new TextDecoder().decode(payload.subarray(MAP_ID_BYTES));
+    if (kernelMaps.get(map) !== kernelMap) replica.doubtRestored();
+    kernelMaps.set(map, kernelMap);
+  } else if (type === RecordType.HELD) {
+    const { keyBytes } = replica.shape;
+    for (let at: number = MAP_ID_BYTES; at + keyBytes <= payload.length; at += keyBytes) {
+      replica.restoreHeld(payload, at);
+    }
   } else {
-    throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 7`, {
+    throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 8`, {
       hint: 'It was written by a newer mapmesh.',
     });
   }
@@ -231,6 +282,15 @@ function timeRecord(map: AgentMap, timeUs: number): Uint8Array {
 
 function timeOf(payload: Uint8Array): number {
   return Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(MAP_ID_BYTES, true));
+}
+
+/** The keys of those entries that are held back, as payloads of HELD. */
+function* heldRecords(map: AgentMap, entries: readonly number[]): Generator<Uint8Array> {
+  const { table, mapId } = map.core.replica;
+  const held = entries.filter((entry) => table.has(entry, EntryFlag.HELD));
+  for (let at = 0; at < held.length; at += HELD_KEYS_MAX) {
+    yield Buffer.concat([mapId, ...held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry))]);
+  }
 }
 
 function kernelRecord(map: AgentMap, kernelMap: string): Uint8Array {

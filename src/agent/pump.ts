@@ -60,12 +60,21 @@ export class Pump {
     this.#mesh = mesh;
     this.#log = log;
     this.#fail = fail;
-    for (const map of maps) {
-      const id = map.core.port.info.kernelId;
-      if (id !== null) this.#byKernelId.set(id, map);
-    }
+    for (const map of maps) this.listen(map);
     this.#retryTimer = setInterval(() => this.scheduleApply(), RETRY_TICK_MS);
     this.#retryTimer.unref();
+  }
+
+  /** Takes in events of the kernel map that the map is bound to now. */
+  listen(map: AgentMap): void {
+    const id = map.core.port.info.kernelId;
+    if (id !== null) this.#byKernelId.set(id, map);
+  }
+
+  /** Takes in no more events of the kernel map that the map is bound to now, also not those that are in the ring. */
+  forget(map: AgentMap): void {
+    const id = map.core.port.info.kernelId;
+    if (id !== null) this.#byKernelId.delete(id);
   }
 
   /** Starts draining the ring. */

@@ -14,12 +14,13 @@ import type { Origins } from '../core/origins.js';
 import { ReplicatedMap } from '../core/replicated-map.js';
 import { WriteWindows } from '../core/write-windows.js';
 import { openCapture } from '../kernel/capture.js';
-import { openMap } from '../kernel/map-selector.js';
+import { openMap, parseSelector } from '../kernel/map-selector.js';
 import { createVerifier, decodeIdentity, generateIdentity } from '../mesh/identity.js';
 import { parseSecret } from '../mesh/secret.js';
 import { type DataDir, openDataDir } from '../persist/data-dir.js';
 import { AgentMap } from './agent-map.js';
 import type { Cleanup } from './cleanup.js';
+import type { Pin } from './rebinder.js';
 
 /** @throws MapmeshError ERR_SECRET */
 export async function readSecret(path: string): Promise<Uint8Array> {
@@ -109,10 +110,21 @@ export function makeMaps(
       // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
       firstSeq: clock.wallUs(),
       skewUsMax: settings.skewMsMax * 1000,
+      deleteShareMax: settings.deleteGuardPercent / 100,
+      restoresEvicted: settings.evicted.some((each) => each.name === name && each.policy === 'restore'),
     });
     const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
     return new AgentMap(core, topic, tier);
+  });
+}
+
+/** The maps that were bound by a path, with that path. */
+export function pinsOf(settings: AgentSettings, maps: readonly AgentMap[]): Pin[] {
+  return settings.maps.flatMap(({ name, selector }) => {
+    const parsed = parseSelector(selector);
+    const map = maps.find((candidate) => candidate.name === name);
+    return parsed.how === 'pin' && map !== undefined ? [{ map, path: parsed.path }] : [];
   });
 }
 

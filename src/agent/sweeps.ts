@@ -47,9 +47,26 @@ export class Sweeps {
     this.#timer.unref();
   }
 
-  /** Sweeps the map as soon as no other sweep runs. @throws MapmeshError if the map cannot be dumped. */
-  sweep(map: AgentMap, mode: SweepMode = 'periodic'): Promise<SweepResult> {
-    const result = this.#running.then(() => this.#sweep(map, mode));
+  /**
+   * Sweeps the map as soon as no other sweep runs.
+   * @param mode what the map needs ({@link AgentMap.nextSweep}) unless told.
+   * @throws MapmeshError if the map cannot be dumped.
+   */
+  sweep(map: AgentMap, mode?: SweepMode): Promise<SweepResult> {
+    return this.alone(() => this.#sweep(map, mode));
+  }
+
+  /** Does something as soon as no sweep runs, and then sweeps the map before any other. @throws as {@link sweep} */
+  sweepAfter(map: AgentMap, work: () => Promise<unknown>): Promise<SweepResult> {
+    return this.alone(async () => {
+      await work();
+      return this.#sweep(map);
+    });
+  }
+
+  /** Does something while no sweep runs. */
+  alone<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#running.then(work);
     this.#running = result.catch(() => undefined);
     return result;
   }
@@ -94,7 +111,8 @@ export class Sweeps {
     if (map.lost > map.sweptLosses) this.want(map);
   }
 
-  async #sweep(map: AgentMap, mode: SweepMode): Promise<SweepResult> {
+  async #sweep(map: AgentMap, mode: SweepMode = map.nextSweep): Promise<SweepResult> {
+    if (map.state === 'refused') return emptyResult(); // since it was asked for
     const { pump, log } = this.#components;
     const { sweeper } = map.core;
     const lostBefore = map.lost;
@@ -115,6 +133,7 @@ export class Sweeps {
         pump.scheduleFlush();
       }
       if (done === null) return emptyResult();
+      map.nextSweep = 'periodic';
       map.sweepProblem = '';
       map.sweptLosses = lostBefore;
       const durationMs = performance.now() - startMs;

@@ -82,8 +82,9 @@ export class ApiClient {
     return this.#json('GET', `${mapPath(name)}/diff`, undefined, LONG_TIMEOUT_MS);
   }
 
-  release(name: string): Promise<ReleaseReport> {
-    return this.#json('POST', `${mapPath(name)}/release`);
+  release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {
+    const query = refill ? '?refill=true' : '';
+    return this.#json('POST', `${mapPath(name)}/release${query}`, undefined, LONG_TIMEOUT_MS);
   }
 
   /**

@@ -64,6 +64,8 @@ export interface MapReport {
   readonly lost: number;
   /** Registers that the kernel refused and that are retried (invariant I11). */
   readonly pending: number;
+  /** Entries that vanished from the kernel map in too great a number: neither spread as deletes nor put back (I8). */
+  readonly held: number;
   readonly lastSweep: SweepSummary | null;
   readonly state: MapState;
   /** Sentences, most important first; empty when all is well. */
@@ -165,6 +167,8 @@ export interface ReleaseReport {
   readonly name: string;
   /** Held deletes that are now tombstones and spread. */
   readonly releasedDeletes: number;
+  /** Held entries that were put back into the kernel map, or wait there for room. */
+  readonly refilled: number;
 }
 
 /** Most entries in one chunk of a dump: well under a millisecond to build and to print. */
@@ -210,6 +214,9 @@ export interface AgentControl {
   /** Compares a map with every peer that replicates it. Absent: 501. */
   diff?(name: string): Promise<DiffReport>;
 
-  /** Spreads the deletes that were held back because there were too many. Absent: 501. */
-  release?(name: string): Promise<ReleaseReport>;
+  /**
+   * Spreads the deletes that were held back because there were too many, or, with `refill`, puts the entries back into
+   * the kernel map. What is there again by itself is neither. Absent: 501.
+   */
+  release?(name: string, options: { readonly refill: boolean }): Promise<ReleaseReport>;
 }

@@ -50,6 +50,12 @@ const MAP_FIGURES: readonly MapFigure[] = [
     read: (map) => map.pending,
   },
   {
+    name: 'held',
+    kind: 'gauge',
+    help: 'Deletes held back because too many came at once',
+    read: (map) => map.held,
+  },
+  {
     name: 'last_sweep_timestamp_seconds',
     kind: 'gauge',
     help: 'When the last sweep ended, seconds since 1970',

@@ -11,7 +11,8 @@
  * PUT    /v1/maps/NAME/entries/KEY       {"value": "HEX"}, or the raw bytes as application/octet-stream
  * DELETE /v1/maps/NAME/entries/KEY
  * GET    /v1/maps/NAME/watch[?key=KEY]   changes as they happen, a line of JSON each
- * POST   /v1/sweep   /v1/maps/NAME/sweep   /v1/maps/NAME/release
+ * POST   /v1/sweep   /v1/maps/NAME/sweep
+ * POST   /v1/maps/NAME/release[?refill=true]         spreads held deletes, or puts the entries back
  * GET    /v1/maps/NAME/diff
  * ```
  * KEY is hex. A failure is `{"error": {"code", "message", "hint"}}`.
@@ -142,13 +143,16 @@ function sendLines(reply: FastifyReply, stream: Readable): FastifyReply {
 function addMaintenanceRoutes(app: FastifyInstance, control: AgentControl): void {
   app.post('/v1/sweep', async () => supported(control, 'sweep')());
   app.post<MapParams>('/v1/maps/:name/sweep', async ({ params }) => supported(control, 'sweep')(params.name));
-  app.post<MapParams>('/v1/maps/:name/release', async ({ params }) =>
-    supported(control, 'release')(params.name),
-  );
+  app.post<MapParams>('/v1/maps/:name/release', async ({ params, query }) => {
+    const refill = checked(RELEASE_QUERY, query).refill === 'true';
+    return supported(control, 'release')(params.name, { refill });
+  });
   app.get<MapParams>('/v1/maps/:name/diff', async ({ params }) => {
     return diffJson(await supported(control, 'diff')(params.name));
   });
 }
+
+const RELEASE_QUERY = z.strictObject({ refill: z.enum(['true', 'false']).default('false') });
 
 function supported<N extends 'sweep' | 'diff' | 'release'>(
   control: AgentControl,

@@ -22,6 +22,8 @@ export const DEFAULTS = {
   tombstoneMsMin: 60_000,
   /** About 100 MB in a map of standard entries. */
   tombstonesMax: 1_000_000,
+  /** Lower holds back more of what a program deletes on purpose; higher lets more of an accident through. */
+  deleteGuardPercent: 50,
 } as const;
 
 /** Limits of the numeric settings. */
@@ -41,6 +43,9 @@ export const LIMITS = {
   /** 30 days. */
   forgetMsMax: 2_592_000_000,
   tombstonesMaxMax: 100_000_000,
+  /** Percent: 100 never holds deletes back. */
+  deleteGuardPercentMin: 1,
+  deleteGuardPercentMax: 100,
   /** Most maps, multiaddrs or PeerIds in one list. */
   listMax: 1024,
 } as const;

@@ -25,6 +25,16 @@ export interface MapBinding {
   readonly selector: string;
 }
 
+/** What becomes of an entry that an LRU map evicted: it stays away, or sweeps put it back when there is room. */
+export type EvictedPolicy = 'leave' | 'restore';
+
+/** One `--evicted NAME=POLICY`. */
+export interface EvictedChoice {
+  /** Replicated name. */
+  readonly name: string;
+  readonly policy: EvictedPolicy;
+}
+
 export type CaptureChoice = 'auto' | CaptureTier;
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 
@@ -59,6 +69,10 @@ export interface AgentSettings {
   readonly tombstoneMsMin: number;
   /** With more of them in a map, neither their age nor members that are away count. */
   readonly tombstonesMax: number;
+  /** Deletes of more than this share of a map at once are held back; 100 = never (invariant I8). */
+  readonly deleteGuardPercent: number;
+  /** For maps that do not `leave` evicted entries where they are. Each name is that of a map. */
+  readonly evicted: readonly EvictedChoice[];
 }
 
 /** Names of replicated maps. */
@@ -113,6 +127,8 @@ const EXPECTED: Record<string, string> = {
   'forget-after-ms': `a whole number of milliseconds from ${LIMITS.forgetMsMin} to ${LIMITS.forgetMsMax}`,
   'tombstone-ms-min': `a whole number of milliseconds from 0 to ${LIMITS.intervalMsMax}`,
   'tombstones-max': `a whole number from 1 to ${LIMITS.tombstonesMaxMax}`,
+  'delete-guard': `a whole number of percent from ${LIMITS.deleteGuardPercentMin} to ${LIMITS.deleteGuardPercentMax}`,
+  evicted: 'NAME=leave or NAME=restore',
 };
 
 /** Every name that a config file may have. */
@@ -132,14 +148,30 @@ export function resolveSettings(sources: readonly SettingsSource[], checks: Sett
   const schema = settingsSchema(checks);
   const problems: Problem[] = [];
   let merged: Partial<AgentSettings> = {};
+  let whereEvicted = (_index: number) => '';
   for (const source of sources) {
     problems.push(...source.problems, ...repeatedNames(source));
     const parsed = schema.safeParse(source.values);
     if (parsed.success) merged = { ...merged, ...toSettings(parsed.data, source.baseDir) };
-    else problems.push(...parsed.error.issues.flatMap((issue) => problemsOf(issue, source)));
+    if (parsed.success && parsed.data.evicted) whereEvicted = (index) => source.where(['evicted', index]);
+    if (!parsed.success) problems.push(...parsed.error.issues.flatMap((issue) => problemsOf(issue, source)));
   }
+  if (problems.length === 0) problems.push(...evictedWithoutMap(merged, whereEvicted));
   if (problems.length > 0) throw configError(problems);
   return withDefaults(merged);
+}
+
+/** A policy for a map that is not there is most likely a slip of the pen. */
+function evictedWithoutMap(
+  { maps = [], evicted = [] }: Partial<AgentSettings>,
+  where: (index: number) => string,
+): Problem[] {
+  const names = maps.map(({ name }) => name);
+  return evicted.flatMap(({ name }, index) => {
+    if (names.includes(name)) return [];
+    const what = `evicted has the name "${name}", expected that of a map (${names.join(', ') || 'there is none'})`;
+    return [{ where: where(index), what }];
+  });
 }
 
 /** One error for all problems, each on a line of its own. */
@@ -172,6 +204,8 @@ function withDefaults(given: Partial<AgentSettings>): AgentSettings {
     forgetAfterMs: DEFAULTS.forgetAfterMs,
     tombstoneMsMin: DEFAULTS.tombstoneMsMin,
     tombstonesMax: DEFAULTS.tombstonesMax,
+    deleteGuardPercent: DEFAULTS.deleteGuardPercent,
+    evicted: [],
     ...given,
   };
 }
@@ -200,6 +234,8 @@ function toSettings(parsed: Parsed, baseDir: string): Partial<AgentSettings> {
     forgetAfterMs: parsed['forget-after-ms'],
     tombstoneMsMin: parsed['tombstone-ms-min'],
     tombstonesMax: parsed['tombstones-max'],
+    deleteGuardPercent: parsed['delete-guard'],
+    evicted: parsed.evicted,
   };
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
@@ -230,6 +266,8 @@ function settingsSchema(checks: SettingsChecks) {
     'forget-after-ms': wholeNumber(LIMITS.forgetMsMin, LIMITS.forgetMsMax).optional(),
     'tombstone-ms-min': wholeNumber(0, LIMITS.intervalMsMax).optional(),
     'tombstones-max': wholeNumber(1, LIMITS.tombstonesMaxMax).optional(),
+    'delete-guard': wholeNumber(LIMITS.deleteGuardPercentMin, LIMITS.deleteGuardPercentMax).optional(),
+    evicted: z.preprocess(mapList, z.array(evictedChoice()).max(LIMITS.listMax)).optional(),
   });
 }
 
@@ -246,7 +284,7 @@ function wholeNumber(min: number, max: number) {
   return z.preprocess(fromDigits, z.int().min(min).max(max));
 }
 
-/** In a file, `map` may also be written as a mapping from name to selector. */
+/** In a file, `map` and `evicted` may also be written as a mapping from name to the rest. */
 function mapList(given: unknown): unknown {
   if (given === undefined || Array.isArray(given)) return given;
   if (given === null || typeof given !== 'object') return [given];
@@ -264,6 +302,14 @@ function mapBinding(checks: SettingsChecks) {
     else if (!MAP_NAME.test(name)) refuse(context, `map has the name "${name}", expected ${MAP_NAME_WORDS}`);
     else passes(checks.selector)(selector, context);
     return { name, selector };
+  });
+}
+
+function evictedChoice() {
+  return z.string().transform((given, context): EvictedChoice => {
+    const match = /^([^=]+)=(leave|restore)$/.exec(given);
+    if (match === null) refuse(context, undefined);
+    return { name: match?.[1] ?? '', policy: match?.[2] === 'restore' ? 'restore' : 'leave' };
   });
 }
 
@@ -313,13 +359,14 @@ function unknownKey(key: string, source: SettingsSource): Problem {
 
 /** Looked for in what was given, not in what passed: one bad element must not hide that two others clash. */
 function repeatedNames(source: SettingsSource): Problem[] {
-  const { map } = source.values;
-  const given = mapList(map);
-  const names = Array.isArray(given) ? given.map((text) => String(text).split('=', 1)[0]!) : [];
-  return names.flatMap((name, index) => {
-    if (names.indexOf(name) === index) return [];
-    const what = `map has the name "${name}" twice, expected each name once`;
-    return [{ where: source.where(['map', index]), what }];
+  return ['map', 'evicted'].flatMap((setting) => {
+    const given = mapList(source.values[setting]);
+    const names = Array.isArray(given) ? given.map((text) => String(text).split('=', 1)[0]!) : [];
+    return names.flatMap((name, index) => {
+      if (names.indexOf(name) === index) return [];
+      const what = `${setting} has the name "${name}" twice, expected each name once`;
+      return [{ where: source.where([setting, index]), what }];
+    });
   });
 }
 

@@ -7,7 +7,6 @@ import { copyRange } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import { isArrayKind, MAP_BATCH_ENTRIES, type MapPort } from './map-port.js';
-import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
 import type { WriteWindows } from './write-windows.js';
 
@@ -127,7 +126,7 @@ export class Applier {
       const errno = this.#errnos[i]!;
       if (errno === 0) {
         table.setTick(entry, tick);
-        table.clearFlag(entry, EntryFlag.EVICTED);
+        this.#replica.markPresent(entry);
         this.#counters.applied++;
       } else {
         pending.push(entry);

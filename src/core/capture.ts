@@ -9,9 +9,12 @@
  *   the apply has overwritten it. During: the kernel's present value tells which came last.
  * - Hooks run outside the bucket lock, so for a key written from two CPUs at once the order of events is not the order
  *   of writes. Such keys are read back once the ring is drained, and the kernel's value stands.
+ * - What vanishes from the map is not always a delete (I8): an eviction concerns this host only, and deletes past what
+ *   the guard believes are held back.
  */
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
+import type { DeleteGuard } from './delete-guard.js';
 import { EntryQueue } from './entry-queue.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import { isLruKind, type MapPort } from './map-port.js';
@@ -30,6 +33,7 @@ export class Capture {
   readonly #replica: Replica;
   readonly #port: MapPort;
   readonly #windows: WriteWindows;
+  readonly #guard: DeleteGuard;
   readonly #clock: Clock;
   readonly #counters: MapCounters;
   readonly #settle: EntryQueue;
@@ -39,14 +43,27 @@ export class Capture {
   /** A hook saw changes that it could not name. */
   #sweepWanted = false;
 
-  constructor(replica: Replica, port: MapPort, windows: WriteWindows, clock: Clock, counters: MapCounters) {
+  constructor(
+    replica: Replica,
+    port: MapPort,
+    windows: WriteWindows,
+    guard: DeleteGuard,
+    clock: Clock,
+    counters: MapCounters,
+  ) {
     this.#replica = replica;
     this.#port = port;
     this.#windows = windows;
+    this.#guard = guard;
     this.#clock = clock;
     this.#counters = counters;
     this.#settle = new EntryQueue(replica.table, EntryFlag.SETTLE);
     this.#value = new Uint8Array(port.info.valueBytes);
+  }
+
+  /** Forgets what it had still to look at. */
+  close(): void {
+    while (this.#settle.shift() >= 0);
   }
 
   /** To be called before the records of one drain, so that their times carry over to wall time. */
@@ -63,7 +80,7 @@ export class Capture {
 
   /** Takes in the record that the cursor stands on. */
   record(record: RingRecords): void {
-    const { bytes, keyOffset } = record;
+    const { bytes } = record;
     const { info } = this.#port;
     if (record.op === RecordOp.DIRTY_MAP) {
       this.#sweepWanted = true;
@@ -85,7 +102,7 @@ export class Capture {
         this.#readBack(record);
         break;
       case RecordOp.EVICT:
-        this.#evicted(bytes, keyOffset);
+        this.#evicted(record);
         break;
       default:
         this.#sweepWanted = true;
@@ -101,6 +118,7 @@ export class Capture {
       if (!present && isLruKind(this.#port.info.kind)) continue;
       const tombstone = this.#replica.isTombstone(entry);
       if (present ? !tombstone && table.valueIs(entry, this.#value, 0) : tombstone) continue;
+      if (!present && this.#isHeldBack(entry, this.#clock.monotonicUs())) continue;
       this.#local(
         table.data(entry),
         table.keyOffset(entry),
@@ -115,7 +133,9 @@ export class Capture {
 
   #readBack(record: RingRecords): void {
     const present = this.#lookup(record.bytes, record.keyOffset);
-    this.#write(record, present ? this.#value : null, 0);
+    // The key was written. That an LRU map does not have it any more is an eviction; a delete has an event of its own.
+    if (!present && isLruKind(this.#port.info.kind)) this.#evicted(record);
+    else this.#write(record, present ? this.#value : null, 0);
   }
 
   #write(record: RingRecords, value: Uint8Array | null, valueAt: number): void {
@@ -150,8 +170,28 @@ export class Capture {
         }
       }
     }
+    if (value === null && this.#isHeldBack(entry, record.ktimeUs)) return;
+    if (value !== null && !this.#isInKernel(entry)) this.#guard.inserted(record.ktimeUs);
     const settled = this.#local(bytes, keyOffset, value, valueAt, eventUs, after, kernelHasIt && canonical);
     table.setCpu(settled, record.cpu);
+  }
+
+  /** By what is known, before the event that is being taken in. */
+  #isInKernel(entry: number): boolean {
+    const absent = EntryFlag.TOMBSTONE | EntryFlag.HELD | EntryFlag.EVICTED;
+    return entry >= 0 && !this.#replica.table.has(entry, absent);
+  }
+
+  /** Counts the delete of an entry, and holds it back if there are too many to be believed. */
+  #isHeldBack(entry: number, timeUs: number): boolean {
+    const replica = this.#replica;
+    if (entry < 0 || replica.isTombstone(entry)) return false;
+    if (replica.table.has(entry, EntryFlag.HELD)) return true;
+    if (!this.#guard.deleted(timeUs, replica.present)) return false;
+    // What waits to be applied will be there again.
+    if (!replica.isUnapplied(entry)) replica.hold(entry);
+    this.#counters.heldDeletes++;
+    return true;
   }
 
   /** Makes the local write and says what is left to do in the kernel. @returns the entry. */
@@ -206,10 +246,22 @@ export class Capture {
     return sinceUs < 0 || (sinceUs < CONTENDED_US && table.cpu(entry) !== (cpu & 0xff));
   }
 
-  #evicted(bytes: Uint8Array, keyAt: number): void {
+  #evicted(record: RingRecords): void {
     this.#counters.evicted++;
-    const entry = this.#replica.table.find(bytes, keyAt);
-    if (entry >= 0) this.#replica.table.setFlag(entry, EntryFlag.EVICTED);
+    const replica = this.#replica;
+    const entry = replica.table.find(record.bytes, record.keyOffset);
+    if (entry < 0 || replica.isTombstone(entry) || replica.isUnapplied(entry)) return;
+    if (this.#mayBeBack(record, entry) && this.#lookup(record.bytes, record.keyOffset)) return;
+    replica.markEvicted(entry);
+  }
+
+  /** Whether the key was, or may have been, written anew since the event: then only the kernel can tell. */
+  #mayBeBack(record: RingRecords, entry: number): boolean {
+    const { table } = this.#replica;
+    const tick = table.tick(entry);
+    if (tick !== 0) return this.#windows.place(tick, record.ktimeUs) !== 'after';
+    const eventUs = record.ktimeUs + this.#wallOffsetUs;
+    return eventUs - stampTimeUs(table.stampHi(entry), table.stampLo(entry)) < CONTENDED_US;
   }
 
   #lookup(bytes: Uint8Array, keyAt: number): boolean {

@@ -18,7 +18,7 @@ export interface MapCounters {
   heldBack: number;
   /** Registers received that were not newer than ours. */
   stale: number;
-  /** Deletes found by a sweep that are too many to be believed, and were not spread. */
+  /** Deletes, seen or found by a sweep, that were too many to be believed, and were not spread. */
   heldDeletes: number;
 }
 

@@ -27,9 +27,9 @@ export class EntryQueue {
   /** Puts the entry at the end unless it waits already. */
   push(entry: number): void {
     if (this.#table.has(entry, this.#flag)) return;
+    if (this.#length === this.#ring.length) this.#grow();
     this.#table.setFlag(entry, this.#flag);
     this.#waiting++;
-    if (this.#length === this.#ring.length) this.#grow();
     this.#ring[(this.#head + this.#length) & (this.#ring.length - 1)] = entry;
     this.#length++;
   }
@@ -57,16 +57,26 @@ export class EntryQueue {
 
   /** Doubles the ring, or only drops the places of cancelled entries if those are at least half of it. */
   #grow(): void {
-    const waiting = new Set<number>();
-    for (let i = 0; i < this.#length; i++) {
-      const entry = this.#ring[(this.#head + i) & (this.#ring.length - 1)]!;
-      if (this.#table.has(entry, this.#flag)) waiting.add(entry);
+    const old = this.#ring;
+    const isDense = this.#waiting * 2 >= old.length;
+    const ring = new Uint32Array(isDense ? old.length * 2 : old.length);
+    let length = 0;
+    if (this.#waiting === this.#length) {
+      ring.set(old.subarray(this.#head));
+      ring.set(old.subarray(0, this.#head), old.length - this.#head);
+      length = this.#length;
+    } else {
+      // An entry that was cancelled and pushed again stands twice: its flag is off while the second is passed over.
+      for (let i = 0; i < this.#length; i++) {
+        const entry = old[(this.#head + i) & (old.length - 1)]!;
+        if (!this.#table.has(entry, this.#flag)) continue;
+        this.#table.clearFlag(entry, this.#flag);
+        ring[length++] = entry;
+      }
+      for (let i = 0; i < length; i++) this.#table.setFlag(ring[i]!, this.#flag);
     }
-    const live = [...waiting];
-    const ring = live.length * 2 > this.#ring.length ? new Uint32Array(this.#ring.length * 2) : this.#ring;
-    ring.set(live);
     this.#ring = ring;
     this.#head = 0;
-    this.#length = live.length;
+    this.#length = length;
   }
 }

@@ -95,13 +95,20 @@ export function isPerCpuKind(kind: MapKind): boolean {
   return kind === 'percpu_hash' || kind === 'lru_percpu_hash' || kind === 'percpu_array';
 }
 
-/** Every way in which two shapes differ, as sentences; empty when they agree. */
-export function shapeDifferences(ours: MapShape, theirs: MapShape): string[] {
+/**
+ * Every way in which two shapes differ, as sentences; empty when they agree.
+ * @param where what the sentences call the places of the two.
+ */
+export function shapeDifferences(
+  ours: MapShape,
+  theirs: MapShape,
+  [here, there]: readonly [string, string] = ['here', 'there'],
+): string[] {
   const out: string[] = [];
-  if (ours.kind !== theirs.kind) out.push(`kind is ${ours.kind} here and ${theirs.kind} there`);
+  if (ours.kind !== theirs.kind) out.push(`kind is ${ours.kind} ${here} and ${theirs.kind} ${there}`);
   if (ours.keyBytes !== theirs.keyBytes)
-    out.push(`key is ${ours.keyBytes} B here and ${theirs.keyBytes} B there`);
+    out.push(`key is ${ours.keyBytes} B ${here} and ${theirs.keyBytes} B ${there}`);
   if (ours.valueBytes !== theirs.valueBytes)
-    out.push(`value is ${ours.valueBytes} B here and ${theirs.valueBytes} B there`);
+    out.push(`value is ${ours.valueBytes} B ${here} and ${theirs.valueBytes} B ${there}`);
   return out;
 }

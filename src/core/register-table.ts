@@ -9,7 +9,7 @@
  * power-of-two sizes, at most 3/4 full), so that growing never stalls the event loop; one tag byte per slot spares
  * most comparisons of keys. Removed entries go to a free list.
  *
- * About 97 bytes per register with a 16-byte key and a 32-byte value, index included.
+ * About 98 bytes per register with a 16-byte key and a 32-byte value, index included.
  */
 import { copyRange, rangesEqual } from './bytes.js';
 import { invariant } from './errors.js';
@@ -36,8 +36,13 @@ export const EntryFlag = {
   SETTLE: 32,
   /** Seen by the sweep in progress. */
   SWEPT: 64,
-  /** An LRU map evicted the entry here; it is not put back until somebody writes it anew. */
+  /** An LRU map evicted the entry here: a local fact, never spread. */
   EVICTED: 128,
+  /** A delete that is held back: the kernel map does not have the entry, the replica keeps it, and neither is it spread
+   * nor put back until it is released or written anew. */
+  HELD: 256,
+  /** The sweep in progress did not find it in the kernel map. */
+  GONE: 512,
 } as const;
 
 class Chunk {
@@ -49,7 +54,7 @@ class Chunk {
   readonly tick: Uint32Array;
   readonly leaf: Uint16Array;
   readonly origin: Uint16Array;
-  readonly flags: Uint8Array;
+  readonly flags: Uint16Array;
   readonly cpu: Uint8Array;
 
   constructor(entries: number, entryBytes: number) {
@@ -61,7 +66,7 @@ class Chunk {
     this.tick = new Uint32Array(entries);
     this.leaf = new Uint16Array(entries);
     this.origin = new Uint16Array(entries);
-    this.flags = new Uint8Array(entries);
+    this.flags = new Uint16Array(entries);
     this.cpu = new Uint8Array(entries);
   }
 }

@@ -85,6 +85,10 @@ export class Replica {
   readonly batches = new BatchNumbers();
   /** Keys that the kernel map is to lose although no register says so any more ({@link drop}), by their hex. */
   readonly removals = new Map<string, Uint8Array>();
+  /** Deletes that are held back: released by {@link ReplicatedMap.releaseHeld}, forgotten when the entry is seen again. */
+  readonly held: EntryQueue;
+  /** Told of every entry that is held back from now on, so that a restart does not forget it. */
+  onHold: ((entry: number) => void) | null = null;
   /**
    * While the log is replayed: the state that a register in doubt replaced, null for a tombstone. Tells an apply that the
    * last run did not get round to from a change made in the kernel map since.
@@ -105,6 +109,7 @@ export class Replica {
   #tombstones = 0;
   #horizonUs = 0;
   #heldBackUs = Number.POSITIVE_INFINITY;
+  #evicted = 0;
 
   constructor(components: ReplicaComponents, options: ReplicaOptions) {
     this.#components = components;
@@ -119,6 +124,7 @@ export class Replica {
     );
     this.applyQueue = new EntryQueue(this.table, EntryFlag.APPLY);
     this.pending = new EntryQueue(this.table, EntryFlag.PENDING);
+    this.held = new EntryQueue(this.table, EntryFlag.HELD);
     this.#unsent = new EntryQueue(this.table, EntryFlag.UNSENT);
     this.#seq = options.firstSeq - 1;
     this.batches.completeTo(ORIGIN_SELF, this.#seq);
@@ -146,6 +152,16 @@ export class Replica {
     return this.#heldBackUs;
   }
 
+  /** Live registers that the kernel map has or is to have: not evicted, not held. */
+  get present(): number {
+    return this.entries - this.held.size - this.#evicted;
+  }
+
+  /** Entries that an LRU map evicted here. */
+  get evicted(): number {
+    return this.#evicted;
+  }
+
   /** Local writes that no batch carries yet. */
   get unsent(): number {
     return this.#unsent.size;
@@ -165,6 +181,29 @@ export class Replica {
   markApplied(entry: number): void {
     this.applyQueue.cancel(entry);
     this.pending.cancel(entry);
+  }
+
+  /** The kernel map has, or is about to have, the entry: it is neither evicted nor held. */
+  markPresent(entry: number): void {
+    if (!this.table.has(entry, EntryFlag.EVICTED | EntryFlag.HELD)) return;
+    this.held.cancel(entry);
+    if (!this.table.has(entry, EntryFlag.EVICTED)) return;
+    this.table.clearFlag(entry, EntryFlag.EVICTED);
+    this.#evicted--;
+  }
+
+  /** An LRU map evicted the live entry here. */
+  markEvicted(entry: number): void {
+    if (this.table.has(entry, EntryFlag.EVICTED | EntryFlag.HELD)) return;
+    this.table.setFlag(entry, EntryFlag.EVICTED);
+    this.#evicted++;
+  }
+
+  /** The live entry is gone from the kernel map, and that is not believed to be a delete. */
+  hold(entry: number): void {
+    this.markPresent(entry);
+    this.held.push(entry);
+    this.onHold?.(entry);
   }
 
   /** Public key of an origin by its local number. */
@@ -255,6 +294,22 @@ export class Replica {
     this.#heldBackUs = Number.POSITIVE_INFINITY;
   }
 
+  /** What was restored so far was in another kernel map than what follows: whether this one has it is in doubt. */
+  doubtRestored(): void {
+    for (let entry = 0; entry < this.table.end; entry++) {
+      if (this.table.has(entry, EntryFlag.USED)) this.applyQueue.push(entry);
+    }
+    this.priors.clear();
+  }
+
+  /** The log says that the delete of this key was held back: the kernel map is known not to have the entry. */
+  restoreHeld(keyBytes: Uint8Array, keyAt: number): void {
+    const entry = this.table.find(keyBytes, keyAt);
+    if (entry < 0 || this.isTombstone(entry)) return;
+    this.markApplied(entry);
+    this.hold(entry);
+  }
+
   /**
    * Drops tombstones up to the horizon among the entries `[from, from + count)`; those that the kernel map or the others
    * do not have yet stay.
@@ -283,7 +338,13 @@ export class Replica {
     this.onDrop?.(key);
   }
 
-  /** The same while the log is replayed. */
+  /** The kernel map has a key that no register speaks of, and is to lose it. */
+  removeUnknown(key: Uint8Array): void {
+    this.removals.set(toHex(key), new Uint8Array(key));
+    this.onDrop?.(key);
+  }
+
+  /** As {@link drop}, while the log is replayed. */
   dropRestored(key: Uint8Array): void {
     const entry = this.table.find(key, 0);
     if (entry >= 0) this.#remove(entry);
@@ -503,13 +564,14 @@ export class Replica {
       table.clearFlag(entry, EntryFlag.TOMBSTONE);
       table.setValue(entry, value, valueAt);
     }
-    table.clearFlag(entry, EntryFlag.EVICTED);
+    this.markPresent(entry);
     this.#foldDigest(entry, 1);
     return entry;
   }
 
   /** Takes the entry out of everything. */
   #remove(entry: number): void {
+    this.markPresent(entry);
     this.markApplied(entry);
     this.#unsent.cancel(entry);
     this.#foldDigest(entry, -1);

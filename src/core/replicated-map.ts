@@ -9,9 +9,10 @@ import { Applier } from './applier.js';
 import { Capture } from './capture.js';
 import type { Clock } from './clock.js';
 import { type MapCounters, newCounters } from './counters.js';
-import { MapmeshError } from './errors.js';
+import { DeleteGuard } from './delete-guard.js';
+import { invariant, MapmeshError } from './errors.js';
 import { canonicalLpmKey } from './lpm-key.js';
-import { isArrayKind, type MapPort } from './map-port.js';
+import { isArrayKind, type MapPort, shapeDifferences } from './map-port.js';
 import { type Received, Replica, type ReplicaComponents, type ReplicaOptions } from './replica.js';
 import { Sweeper } from './sweeper.js';
 import type { WriteWindows } from './write-windows.js';
@@ -25,29 +26,80 @@ export interface ReplicatedMapOptions extends Omit<ReplicaOptions, 'shape'> {
   readonly name: string;
   /** Registers stamped further ahead of our clock than this are held back (I14). */
   readonly skewUsMax: number;
+  /** Share of a map that may be deleted at once and be believed (core/delete-guard.ts). */
+  readonly deleteShareMax?: number;
+  /** Whether sweeps put back what an LRU map evicted, as far as there is room. */
+  readonly restoresEvicted?: boolean;
+}
+
+const DELETE_SHARE_MAX_DEFAULT = 0.5;
+
+/** What {@link ReplicatedMap.releaseHeld} did. */
+export interface Released {
+  /** Held deletes that are now tombstones. */
+  readonly deletes: number;
+  /** Held entries that are to be written to the kernel map again. */
+  readonly refilled: number;
+}
+
+/** A kernel map, and what works on it. */
+interface KernelLink {
+  readonly port: MapPort;
+  readonly capture: Capture;
+  readonly applier: Applier;
+  readonly sweeper: Sweeper;
 }
 
 export class ReplicatedMap {
   readonly name: string;
-  readonly port: MapPort;
   readonly replica: Replica;
   readonly counters: MapCounters = newCounters();
-  readonly capture: Capture;
-  readonly applier: Applier;
-  readonly sweeper: Sweeper;
+  readonly #windows: WriteWindows;
   readonly #clock: Clock;
-  readonly #skewUsMax: number;
+  readonly #options: ReplicatedMapOptions;
+  readonly #value: Uint8Array;
+  #link: KernelLink;
 
   constructor(port: MapPort, components: ReplicatedMapComponents, options: ReplicatedMapOptions) {
     this.name = options.name;
-    this.port = port;
+    this.#windows = components.windows;
     this.#clock = components.clock;
-    this.#skewUsMax = options.skewUsMax;
-    const { windows, clock } = components;
+    this.#options = options;
     this.replica = new Replica(components, { ...options, shape: port.info });
-    this.capture = new Capture(this.replica, port, windows, clock, this.counters);
-    this.applier = new Applier(this.replica, port, windows, clock, this.counters);
-    this.sweeper = new Sweeper(this.replica, port, clock, this.counters);
+    this.#value = new Uint8Array(port.info.valueBytes);
+    this.#link = this.#linkTo(port);
+  }
+
+  /** The kernel map that the replica is mirrored in. */
+  get port(): MapPort {
+    return this.#link.port;
+  }
+
+  get capture(): Capture {
+    return this.#link.capture;
+  }
+
+  get applier(): Applier {
+    return this.#link.applier;
+  }
+
+  get sweeper(): Sweeper {
+    return this.#link.sweeper;
+  }
+
+  /**
+   * Goes over to another kernel map of the same shape, of which nothing is known yet: a sweep `initial` has to follow
+   * before any other. A sweep of the old one is given up. Events of the old map must not come in any more; those of the
+   * new one lie after every apply to the old one, so the numbers of write windows stay good.
+   * @returns the old map, which the caller closes.
+   */
+  rebind(port: MapPort): MapPort {
+    const old = this.#link;
+    invariant(shapeDifferences(old.port.info, port.info).length === 0, 'a replica keeps its shape');
+    old.sweeper.close();
+    old.capture.close();
+    this.#link = this.#linkTo(port);
+    return old.port;
   }
 
   /**
@@ -55,7 +107,7 @@ export class ReplicatedMap {
    * @throws MapmeshError ERR_WIRE, ERR_SIGNATURE, ERR_LIMIT; then nothing was merged.
    */
   receive(frame: Uint8Array): Received {
-    const received = this.replica.receive(frame, this.#clock.wallUs() + this.#skewUsMax);
+    const received = this.replica.receive(frame, this.#clock.wallUs() + this.#options.skewUsMax);
     this.counters.stale += received.stale;
     this.counters.heldBack += received.heldBack;
     return received;
@@ -71,6 +123,32 @@ export class ReplicatedMap {
     if (!this.applier.hasWork()) return false;
     this.applier.step();
     return this.replica.applyQueue.size > 0;
+  }
+
+  /**
+   * Lets held deletes go, oldest first: spreads them, or has the entries put back into the kernel map. Those that are
+   * there again are only held no longer; whether they changed is for capture or the next sweep to tell.
+   * @param countMax how many to look at: one look-up in the kernel map each.
+   */
+  releaseHeld(countMax: number, refill: boolean): Released {
+    const { replica, port } = this;
+    const released = { deletes: 0, refilled: 0 };
+    for (let i = 0; i < countMax; i++) {
+      const entry = replica.held.shift();
+      if (entry < 0) break;
+      const key = replica.table.key(entry);
+      if (port.lookup(key, this.#value)) continue;
+      if (refill) {
+        replica.applyQueue.push(entry);
+        released.refilled++;
+        continue;
+      }
+      replica.writeLocal(key, 0, null, 0, this.#clock.wallUs(), replica.stamp(entry), 'local');
+      replica.markApplied(entry);
+      replica.table.setTick(entry, 0);
+      released.deletes++;
+    }
+    return released;
   }
 
   /**
@@ -111,6 +189,20 @@ export class ReplicatedMap {
     const canonical = new Uint8Array(key);
     canonicalLpmKey(canonical, 0, canonical.length);
     return canonical;
+  }
+
+  #linkTo(port: MapPort): KernelLink {
+    const { replica, counters } = this;
+    const clock = this.#clock;
+    const windows = this.#windows;
+    const { deleteShareMax = DELETE_SHARE_MAX_DEFAULT, restoresEvicted = false } = this.#options;
+    const guard = new DeleteGuard(deleteShareMax);
+    return {
+      port,
+      capture: new Capture(replica, port, windows, guard, clock, counters),
+      applier: new Applier(replica, port, windows, clock, counters),
+      sweeper: new Sweeper(replica, port, guard, clock, counters, { restoresEvicted }),
+    };
   }
 
   #write(key: Uint8Array, value: Uint8Array | null): number {

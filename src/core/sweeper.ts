@@ -10,23 +10,29 @@
  * ```
  * What a difference means depends on whether this node has a history of the map (mode):
  * - `periodic`: the kernel changed without an event. It becomes a local write. An entry that is gone is a missed delete,
- *   except in an LRU map, where it is an eviction and concerns nobody else (I8).
- * - `initial`: the agent has just joined and knows nothing of the kernel map's past. The mesh wins where both have an
- *   opinion, so nothing deleted comes back; entries only the kernel has are taken in as local writes.
+ *   except in an LRU map, where it is an eviction and concerns nobody else, and except where so many are gone that
+ *   somebody must have emptied the map: those are held back (I8). What is held or evicted already is left alone.
+ * - `initial`: the agent has just joined, or the kernel map is another one than before, and nothing is known of its past.
+ *   The mesh wins where both have an opinion, so nothing deleted comes back; entries only the kernel has are taken in as
+ *   local writes; whatever the replica has and the kernel map has not is put there.
+ * - `forgetful`: as `initial`, but the mesh has dropped tombstones and this node remembers nothing: an entry that only the
+ *   kernel map has may be one that was deleted long ago, and is removed (I9).
  * - `restart`: the agent knows from its log what it had left in the kernel map. What differs was changed while it was
  *   down, and becomes a local write; but an entry that still has the state before the last logged register is one that
  *   the last run did not get round to applying.
  */
 
-import { compareBytes, isZero } from './bytes.js';
+import { compareBytes, copyRange, isZero, toHex } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
+import type { DeleteGuard } from './delete-guard.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import { isArrayKind, isLruKind, type MapDump, type MapPort } from './map-port.js';
 import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
+import { RestorePacer } from './restore-pacer.js';
 
-export type SweepMode = 'periodic' | 'initial' | 'restart';
+export type SweepMode = 'periodic' | 'initial' | 'forgetful' | 'restart';
 
 export interface SweepResult {
   /** Entries seen in the kernel map. */
@@ -43,51 +49,95 @@ export interface SweepResult {
 
 /** Entries per step: 0.3 to 0.5 ms of dump and about as much of comparison. */
 const STEP_ENTRIES = 1024;
-/** Suspects looked at per step: one bpf(2) look-up each. */
-const CONFIRM_ENTRIES = 512;
+/** Suspects looked at per step: one bpf(2) look-up each, and for most a register that is new; while a large table grows
+ * (one of its 64 segments after the other) each few hundred of those cost 5 ms more. */
+const CONFIRM_ENTRIES = 128;
 /** Suspects that are gathered before they are looked at: bounds the memory of a sweep. */
 const SUSPECTS_MAX = 4096;
-/** A sweep that misses more than this share of a map with more than this many entries does not believe that they were
- * deleted: the map was emptied or is another one. */
-const DELETE_GUARD_SHARE = 0.5;
-const DELETE_GUARD_ENTRIES = 100;
+const SUSPECTS_BYTES_MIN = 1024;
+/** Table entries passed over per step: about half a millisecond. */
+const WALK_ENTRIES = 16_384;
+
+/** Entries that have nothing to do with what is missing in the kernel map. */
+const NOT_MISSED =
+  EntryFlag.SWEPT |
+  EntryFlag.TOMBSTONE |
+  EntryFlag.APPLY |
+  EntryFlag.PENDING |
+  EntryFlag.HELD |
+  EntryFlag.EVICTED;
+/** The same when the map is filled: then whatever the replica has is to be there. */
+const NOT_MISSED_INITIALLY = NOT_MISSED & ~(EntryFlag.HELD | EntryFlag.EVICTED);
+const MARKS = EntryFlag.SWEPT | EntryFlag.GONE;
+
+/**
+ * What a sweep is at. `clear`: taking off the marks of one that was given up; `dump`: of the kernel map; `missing`:
+ * finding and counting what the dump did not show; `act`: on what is gone; `restore`: of evicted entries.
+ */
+type Phase = 'clear' | 'dump' | 'missing' | 'act' | 'restore';
+
+export interface SweeperOptions {
+  /** Evicted entries are put back as far as there is room (policy `restore`), instead of left where they are. */
+  readonly restoresEvicted: boolean;
+}
 
 export class Sweeper {
   readonly #replica: Replica;
   readonly #port: MapPort;
+  readonly #guard: DeleteGuard;
   readonly #clock: Clock;
   readonly #counters: MapCounters;
+  readonly #options: SweeperOptions;
   readonly #keys: Uint8Array;
   readonly #values: Uint8Array;
+  /** The key being looked at: one array for all, since the kernel takes an address. */
+  readonly #key: Uint8Array;
+  readonly #pacer = new RestorePacer();
   #mode: SweepMode = 'periodic';
+  #phase: Phase = 'clear';
+  /** Entries may bear marks of a sweep that was given up, also by an earlier sweeper of the table. */
+  #hasMarks = true;
   #dump: MapDump | null = null;
-  #suspects: Uint8Array[] = [];
+  /** Keys of suspects, packed; {@link SUSPECTS_MAX} and a step's worth at most. */
+  #suspects = new Uint8Array(0);
+  #suspectCount = 0;
   #suspectAt = 0;
-  #missingAt = 0;
-  #missing: number[] | null = null;
-  #gone: number[] = [];
-  #goneAt = 0;
+  /** Where the walk through the table stands. */
+  #at = 0;
+  #goneCount = 0;
+  #isMass = false;
+  /** Free entries of the kernel map: an LRU map is not to evict what it has for what it had. */
+  #room = 0;
   #result: { -readonly [K in keyof SweepResult]: SweepResult[K] } = emptyResult();
 
-  constructor(replica: Replica, port: MapPort, clock: Clock, counters: MapCounters) {
+  constructor(
+    replica: Replica,
+    port: MapPort,
+    guard: DeleteGuard,
+    clock: Clock,
+    counters: MapCounters,
+    options: SweeperOptions,
+  ) {
     this.#replica = replica;
     this.#port = port;
+    this.#guard = guard;
     this.#clock = clock;
     this.#counters = counters;
+    this.#options = options;
     this.#keys = new Uint8Array(stepEntries(port) * port.info.keyBytes);
     this.#values = new Uint8Array(stepEntries(port) * port.info.valueBytes);
+    this.#key = new Uint8Array(port.info.keyBytes);
   }
 
   begin(mode: SweepMode): void {
     this.close();
     this.#mode = mode;
+    this.#enter(this.#hasMarks ? 'clear' : 'dump');
+    this.#hasMarks = true;
     this.#dump = this.#port.dump();
-    this.#suspects = [];
+    this.#suspectCount = 0;
     this.#suspectAt = 0;
-    this.#missingAt = 0;
-    this.#missing = null;
-    this.#gone = [];
-    this.#goneAt = 0;
+    this.#goneCount = 0;
     this.#result = emptyResult();
   }
 
@@ -102,7 +152,11 @@ export class Sweeper {
    * @returns `more`: call it again; `confirm`: drain the ring, call {@link confirm} until it is done, then go on.
    */
   step(): 'more' | 'confirm' {
-    if (this.#suspects.length >= SUSPECTS_MAX) return 'confirm';
+    if (this.#phase === 'clear') {
+      if (this.#walk((entry) => this.#clearMarks(entry))) this.#enter('dump');
+      return 'more';
+    }
+    if (this.#suspectCount >= SUSPECTS_MAX) return 'confirm';
     const { keyBytes, valueBytes } = this.#port.info;
     const count = this.#dump?.next(this.#keys, this.#values, stepEntries(this.#port)) ?? 0;
     if (count === 0) {
@@ -115,33 +169,85 @@ export class Sweeper {
   }
 
   /**
-   * Looks at some suspects again and acts on them.
+   * Looks at some suspects again and acts on them; after the dump, at what is missing.
    * @returns `more`: call it again; `step`: the dump goes on; else the result of the whole sweep.
    */
   confirm(): 'more' | 'step' | SweepResult {
-    for (let i = 0; i < CONFIRM_ENTRIES; i++) {
-      const key = this.#suspects[this.#suspectAt];
-      if (key !== undefined) {
-        this.#suspectAt++;
-        this.#confirmDifferent(key);
-        continue;
-      }
-      this.#suspects = [];
-      this.#suspectAt = 0;
-      if (this.#dump !== null) return 'step';
-      this.#missing ??= this.#collectMissing();
-      const entry = this.#missing[this.#missingAt];
-      if (entry !== undefined) {
-        this.#missingAt++;
-        if (this.#isGone(entry)) this.#gone.push(entry);
-        continue;
-      }
-      const gone = this.#gone[this.#goneAt];
-      if (gone === undefined) return this.#finish();
-      this.#goneAt++;
-      this.#actOnGone(gone);
+    if (this.#suspectCount > 0) {
+      this.#confirmSuspects();
+      return 'more';
     }
-    return 'more';
+    switch (this.#phase) {
+      case 'clear':
+      case 'dump':
+        if (this.#dump !== null) return 'step';
+        this.#room = this.#port.info.maxEntries - this.#result.entries;
+        this.#enter('missing');
+        return 'more';
+      case 'missing':
+        if (this.#walk((entry) => this.#checkMissing(entry))) this.#judge();
+        return 'more';
+      case 'act':
+        if (this.#walk((entry) => this.#checkGone(entry))) this.#enter('restore');
+        return 'more';
+      case 'restore':
+        return this.#restore() ? this.#finish() : 'more';
+    }
+  }
+
+  #enter(phase: Phase): void {
+    this.#phase = phase;
+    this.#at = 0;
+  }
+
+  /**
+   * Visits further entries of the table, as many as make up a step.
+   * @param visit says whether it looked into the kernel map.
+   * @returns whether the end was reached.
+   */
+  #walk(visit: (entry: number) => boolean): boolean {
+    const { table } = this.#replica;
+    let lookups = 0;
+    const end = Math.min(table.end, this.#at + WALK_ENTRIES);
+    while (this.#at < end && lookups < CONFIRM_ENTRIES) if (visit(this.#at++)) lookups++;
+    return this.#at >= table.end;
+  }
+
+  #clearMarks(entry: number): false {
+    this.#replica.table.clearFlag(entry, MARKS);
+    return false;
+  }
+
+  #confirmSuspects(): void {
+    const { keyBytes } = this.#port.info;
+    const end = Math.min(this.#suspectCount, this.#suspectAt + CONFIRM_ENTRIES);
+    for (; this.#suspectAt < end; this.#suspectAt++) {
+      const at = this.#suspectAt * keyBytes;
+      copyRange(this.#suspects, at, at + keyBytes, this.#key, 0);
+      this.#confirmDifferent(this.#key);
+    }
+    if (this.#suspectAt < this.#suspectCount) return;
+    this.#suspectCount = 0;
+    this.#suspectAt = 0;
+  }
+
+  #suspect(keyAt: number): void {
+    const { keyBytes } = this.#port.info;
+    const at = this.#suspectCount++ * keyBytes;
+    if (at + keyBytes > this.#suspects.length) {
+      const old = this.#suspects;
+      this.#suspects = new Uint8Array(Math.max(SUSPECTS_BYTES_MIN, old.length * 2));
+      this.#suspects.set(old);
+    }
+    copyRange(this.#keys, keyAt, keyAt + keyBytes, this.#suspects, at);
+  }
+
+  /** Whether the kernel map has the entry; its key is in `#key` afterwards, its value in `#values`. */
+  #isInKernel(entry: number): boolean {
+    const { table } = this.#replica;
+    const at = table.keyOffset(entry);
+    copyRange(table.data(entry), at, at + table.keyBytes, this.#key, 0);
+    return this.#port.lookup(this.#key, this.#values);
   }
 
   /** Compares the entry of the dump at these offsets with its register. */
@@ -155,36 +261,68 @@ export class Sweeper {
     } else {
       table.setFlag(entry, EntryFlag.SWEPT);
       const same = !this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, valueAt);
+      if (same) this.#replica.markPresent(entry);
       if (same && canonical) this.#replica.markApplied(entry);
       else if (same) this.#replica.applyQueue.push(entry);
       if (same) return;
     }
-    this.#suspects.push(this.#keys.slice(keyAt, keyAt + keyBytes));
+    this.#suspect(keyAt);
   }
 
   #finish(): SweepResult {
-    this.#gone = [];
-    this.#suspects = [];
-    this.#missing = null;
+    this.#hasMarks = false;
+    this.#suspects = new Uint8Array(0);
     this.#counters.repaired += repairsOf(this.#result);
-    this.#counters.heldDeletes = this.#result.heldDeletes;
+    this.#counters.heldDeletes += this.#result.heldDeletes;
     return this.#result;
   }
 
-  /** Live registers that the dump did not show; some came in while it ran. Clears the marks of this sweep. */
-  #collectMissing(): number[] {
+  /**
+   * Is a live register that the dump did not show still missing, or did it come in meanwhile? Clears the mark of the dump.
+   * @returns whether it looked into the kernel map.
+   */
+  #checkMissing(entry: number): boolean {
+    const { table } = this.#replica;
+    const flags = table.flags(entry);
+    table.clearFlag(entry, EntryFlag.SWEPT);
+    const isInitial = this.#isInitial;
+    if ((flags & EntryFlag.USED) === 0) return false;
+    if ((flags & (isInitial ? NOT_MISSED_INITIALLY : NOT_MISSED)) !== 0) return false;
+    if (this.#isInKernel(entry)) return true;
+    if (isInitial) {
+      this.#fill(entry);
+    } else {
+      table.setFlag(entry, EntryFlag.GONE);
+      this.#goneCount++;
+    }
+    return true;
+  }
+
+  /** All that is gone has been counted: can it be believed? An LRU map evicts many, but never all. */
+  #judge(): void {
+    const isEmptied = this.#result.entries === 0 || !isLruKind(this.#port.info.kind);
+    this.#isMass = isEmptied && this.#guard.isMass(this.#goneCount, this.#replica.present);
+    this.#enter(this.#goneCount > 0 ? 'act' : 'restore');
+  }
+
+  /** What vanishing means depends on the kind of map and on how many vanished (I8). */
+  #checkGone(entry: number): boolean {
     const replica = this.#replica;
     const { table } = replica;
-    const ignored =
-      EntryFlag.SWEPT | EntryFlag.TOMBSTONE | EntryFlag.APPLY | EntryFlag.PENDING | EntryFlag.EVICTED;
-    const missing: number[] = [];
-    for (let entry = 0; entry < table.end; entry++) {
-      const flags = table.flags(entry);
-      if ((flags & EntryFlag.USED) === 0) continue;
-      if ((flags & ignored) === 0) missing.push(entry);
-      table.clearFlag(entry, EntryFlag.SWEPT);
+    const flags = table.flags(entry);
+    if ((flags & EntryFlag.GONE) === 0) return false;
+    table.clearFlag(entry, EntryFlag.GONE);
+    if ((flags & NOT_MISSED) !== 0 || this.#isInKernel(entry)) return true;
+    if (!this.#isMass && isLruKind(this.#port.info.kind)) {
+      replica.markEvicted(entry);
+      this.#counters.evicted++;
+    } else if (this.#isMass || this.#guard.deleted(this.#clock.monotonicUs(), replica.present)) {
+      replica.hold(entry);
+      this.#result.heldDeletes++;
+    } else {
+      this.#localWrite(this.#key, null, entry);
     }
-    return missing;
+    return true;
   }
 
   #confirmDifferent(key: Uint8Array): void {
@@ -193,13 +331,27 @@ export class Sweeper {
     const entry = table.find(key, 0);
     if (entry >= 0) {
       if (this.#replica.isUnapplied(entry) && !this.#isChangedSinceLog(entry)) return;
-      if (!this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, 0)) return;
-      if (this.#mode === 'initial') {
+      if (!this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, 0)) {
+        this.#replica.markPresent(entry);
+        return;
+      }
+      if (this.#isInitial) {
         this.#apply(entry);
         return;
       }
+    } else if (this.#replica.removals.has(toHex(key))) {
+      return; // on its way out
+    } else if (this.#mode === 'forgetful') {
+      this.#replica.removeUnknown(key);
+      this.#result.appliedDeletes++;
+      return;
     }
     this.#localWrite(key, this.#values, entry);
+  }
+
+  /** Nothing is known of the kernel map's past: it is to have what the replica has. */
+  get #isInitial(): boolean {
+    return this.#mode === 'initial' || this.#mode === 'forgetful';
   }
 
   /** In a restart: the kernel has neither the register in doubt nor what that replaced. The value was just read. */
@@ -212,28 +364,35 @@ export class Sweeper {
     );
   }
 
-  /** Whether the kernel map still does not have an entry that it should have. */
-  #isGone(entry: number): boolean {
-    const { table } = this.#replica;
-    if (!table.has(entry, EntryFlag.USED) || this.#replica.isTombstone(entry)) return false;
-    if (this.#replica.isUnapplied(entry) || table.has(entry, EntryFlag.EVICTED)) return false;
-    return !this.#port.lookup(table.key(entry), this.#values);
+  /** A map that is being filled lacks a live entry. An LRU map takes what there is room for. */
+  #fill(entry: number): void {
+    const isLru = isLruKind(this.#port.info.kind);
+    if (isLru && this.#room <= 0) {
+      this.#replica.markEvicted(entry);
+      return;
+    }
+    this.#room--;
+    this.#apply(entry);
   }
 
-  /** What vanishing means depends on the kind of map, the mode, and how many vanished (I8). */
-  #actOnGone(entry: number): void {
-    const { entries, table } = this.#replica;
-    const isMass = entries > DELETE_GUARD_ENTRIES && this.#gone.length > entries * DELETE_GUARD_SHARE;
-    if (this.#mode === 'initial') {
-      this.#apply(entry);
-    } else if (isLruKind(this.#port.info.kind)) {
-      table.setFlag(entry, EntryFlag.EVICTED);
-      this.#counters.evicted++;
-    } else if (isMass) {
-      this.#result.heldDeletes++;
-    } else {
-      this.#localWrite(table.key(entry), null, entry);
-    }
+  /** Puts evicted entries back if that is the policy and there is room. @returns whether it is done. */
+  #restore(): boolean {
+    if (!this.#options.restoresEvicted || this.#replica.evicted === 0) return true;
+    if (this.#at === 0) this.#room = this.#pacer.budget(this.#room, this.#counters.evicted);
+    if (this.#room === 0) return true;
+    const isDone = this.#walk((entry) => this.#restoreEvicted(entry));
+    if (this.#result.appliedSets > 0) this.#pacer.restored(this.#counters.evicted);
+    return isDone;
+  }
+
+  #restoreEvicted(entry: number): boolean {
+    const { table } = this.#replica;
+    if (this.#room === 0 || !table.has(entry, EntryFlag.EVICTED) || this.#replica.isUnapplied(entry))
+      return false;
+    if (this.#isInKernel(entry)) return true; // its event, or the next sweep, tells
+    this.#room--;
+    this.#apply(entry);
+    return true;
   }
 
   /** The kernel's state of a key becomes a local write of now: when exactly it was made nobody knows. */
@@ -249,6 +408,7 @@ export class Sweeper {
 
   /** The kernel is to take the register's state. */
   #apply(entry: number): void {
+    this.#replica.markPresent(entry);
     this.#replica.applyQueue.push(entry);
     if (this.#replica.isTombstone(entry)) this.#result.appliedDeletes++;
     else this.#result.appliedSets++;

@@ -8,8 +8,10 @@ import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from './limits.js';
 import { kernelMapType } from './map-kinds.js';
 import { DUMP_STATE_BYTES, loadNative, MAP_INFO_BYTES, type Native } from './native.js';
 
-/** Hash buckets with more entries than this do not happen by chance: 65,536 x (key + value) is what we would buffer. */
+/** Hash buckets with more entries than this do not happen by chance. */
 const DUMP_BATCH_MAX = 65_536;
+/** Most that is buffered of one bucket; large values make it fewer entries. */
+const DUMP_SPARE_BYTES_MAX = 64 * 1024 * 1024;
 
 /** What the kernel says of a map, before anyone decides whether it can be replicated. */
 export interface RawMapInfo {
@@ -221,7 +223,8 @@ class KernelMapDump implements MapDump {
     let result = this.#next(this.#state, keys, values, countMax);
     if (result !== -ENOSPC) return this.#counted(result);
 
-    for (let room = countMax * 2; result === -ENOSPC && room <= DUMP_BATCH_MAX; room *= 2) {
+    const roomMax = Math.min(DUMP_BATCH_MAX, Math.floor(DUMP_SPARE_BYTES_MAX / (keyBytes + valueBytes)));
+    for (let room = countMax * 2; result === -ENOSPC && room <= roomMax; room *= 2) {
       this.#spareKeys = new Uint8Array(room * keyBytes);
       this.#spareValues = new Uint8Array(room * valueBytes);
       result = this.#next(this.#state, this.#spareKeys, this.#spareValues, room);

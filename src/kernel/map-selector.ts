@@ -1,7 +1,7 @@
 /**
  * Opens the map that a SELECTOR names (selector.ts has the syntax).
  */
-import { readlinkSync, statfsSync } from 'node:fs';
+import { readlinkSync, statfsSync, statSync } from 'node:fs';
 import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
 import { EACCES, EINVAL, ENOENT, EPERM, errnoHint, errnoName, kernelError } from './errno.js';
@@ -73,6 +73,19 @@ function openPin(path: string): MapPort {
   if (object.endsWith('bpf-map')) return openKernelMap(fd, path);
   native.close(fd);
   throw noSuchMap(path, `it is a pinned ${object.replace(/^.*bpf[-_]/, '')}`, 'Name the pin of a map.');
+}
+
+/**
+ * Tells what is pinned at a path now from what is pinned there later: each pin has an inode of its own.
+ * @returns null if there is nothing, or nothing that can be looked at.
+ */
+export function pinIdentity(path: string): string | null {
+  try {
+    const { dev, ino } = statSync(path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return null;
+  }
 }
 
 /** False also where this user may not look: then the missing privilege is what to report. */

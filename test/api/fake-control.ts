@@ -62,6 +62,7 @@ export function sampleMap(changes: Partial<MapReport> = {}): MapReport {
     repaired: 4,
     lost: 2,
     pending: 1,
+    held: 0,
     lastSweep: { atMs: 1_795_000_000_000, durationMs: 812, entries: 123_456, repairs: 4 },
     state: 'live',
     problems: [],
@@ -211,7 +212,7 @@ export class FullControl extends FakeControl {
     return this.diffReport;
   }
 
-  async release(name: string): Promise<ReleaseReport> {
-    return { name, releasedDeletes: 77 };
+  async release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {
+    return { name, releasedDeletes: refill ? 0 : 77, refilled: refill ? 78 : 0 };
   }
 }

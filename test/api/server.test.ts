@@ -167,7 +167,9 @@ describe('maintenance', () => {
     assert.equal(all.capturedSets, 1);
     assert.deepEqual(await failure('/v1/maps/nope/sweep', { method: 'POST' }), [404, 'ERR_NO_SUCH_MAP']);
     const released = await json('/v1/maps/blocklist/release', { method: 'POST' });
-    assert.deepEqual(released.body, { name: 'blocklist', releasedDeletes: 77 });
+    assert.deepEqual(released.body, { name: 'blocklist', releasedDeletes: 77, refilled: 0 });
+    const refilled = await json('/v1/maps/blocklist/release?refill=true', { method: 'POST' });
+    assert.deepEqual(refilled.body, { name: 'blocklist', releasedDeletes: 0, refilled: 78 });
     const key = Uint8Array.of(0, 1, 2, 255);
     const ours = { key, value: Uint8Array.of(1, 2), stamp: 's', origin: 'o' };
     const peer = {

@@ -214,6 +214,7 @@ describe('commands', () => {
     assert.equal(JSON.parse((await run('sweep', 'blocklist', '--json')).stdout)[0].heldDeletes, 5);
     assertFailure(await run('sweep', 'nope'), 1, /"nope"/);
     assert.equal((await run('release', 'blocklist')).stdout, 'blocklist: 77 deletes released\n');
+    assert.equal((await run('release', 'blocklist', '--refill')).stdout, 'blocklist: 78 entries put back\n');
   });
 
   it('diff ends with 1 when there are differences', async () => {

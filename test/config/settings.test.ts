@@ -67,6 +67,8 @@ describe('settings', () => {
       forgetAfterMs: 86_400_000,
       tombstoneMsMin: 60_000,
       tombstonesMax: 1_000_000,
+      deleteGuardPercent: 50,
+      evicted: [],
     });
     assert.deepEqual(fromFile(''), fromFlags({}));
   });
@@ -87,6 +89,8 @@ describe('settings', () => {
       'log-level': 'debug',
       'ring-bytes': '65536',
       'skew-ms-max': '50',
+      'delete-guard': '30',
+      evicted: ['a=restore', 'b.c=leave'],
     });
     const file = fromFile(`
 map: { a: id:1, b.c: id:2 }
@@ -103,6 +107,8 @@ reconcile-interval-ms: 300
 log-level: debug
 ring-bytes: 65536
 skew-ms-max: 50
+delete-guard: 30
+evicted: { a: restore, b.c: leave }
 `);
     assert.deepEqual(file, flags);
     assert.deepEqual(file.maps, [
@@ -110,6 +116,10 @@ skew-ms-max: 50
       { name: 'b.c', selector: 'id:2' },
     ]);
     assert.deepEqual(file.api, { host: '::1', port: 0 });
+    assert.deepEqual(file.evicted, [
+      { name: 'a', policy: 'restore' },
+      { name: 'b.c', policy: 'leave' },
+    ]);
   });
 
   it('of flags win over those of the file, lists as a whole', () => {
@@ -210,6 +220,8 @@ describe('problems', () => {
       'forget-after-ms': ['999', 2_592_000_001],
       'tombstone-ms-min': ['x', 86_400_001],
       'tombstones-max': ['0', 1e9],
+      'delete-guard': ['0', 101, '50%', 'x'],
+      evicted: ['a', 'a=', '=leave', 'a=keep', 7, null, 'a=leave'],
     };
     assert.deepEqual(Object.keys(table), SETTING_NAMES);
     for (const [name, values] of Object.entries(table)) {
@@ -221,6 +233,18 @@ describe('problems', () => {
         );
       }
     }
+  });
+
+  it('of a policy for evicted entries include a map that is not there, wherever the maps are named', () => {
+    const file = parseConfig('evicted:\n  flows: restore\n  nope: leave\n', 'mesh.yaml');
+    assert.deepEqual(
+      problems(() => resolveSettings([file, flagSettings({ map: ['flows=id:1'] }, '/')], CHECKS)),
+      ['mesh.yaml:3: evicted has the name "nope", expected that of a map (flows)'],
+    );
+    assert.match(
+      problems(() => fromFlags({ map: ['a=id:1'], evicted: ['a=leave', 'a=restore'] }))[0]!,
+      /evicted has the name "a" twice/,
+    );
   });
 
   it('of YAML itself have a line', () => {

@@ -202,6 +202,49 @@ describe('capture', () => {
     assert.equal(h.map.replica.unsent, 1, 'only the write itself is spread');
   });
 
+  it('takes a per-CPU LRU key that is gone when it is read back for evicted, not for deleted (I8)', () => {
+    const h = host('lru_percpu_hash');
+    write(h, 1);
+    capture(h, { op: RecordOp.DIRTY_KEY, ktimeUs: h.clock.monotonicUs() });
+    h.port.foreignDelete(KEY);
+    h.clock.advance(20_000);
+    capture(h, { op: RecordOp.DIRTY_KEY, ktimeUs: h.clock.monotonicUs() });
+    assert.equal(winner(h), toHex(value(1)));
+    assert.equal(h.map.replica.tombstones, 0);
+    assert.equal(h.map.replica.evicted, 1);
+  });
+
+  it('does not take an entry that was written anew for the evicted one, in whichever order the events come', () => {
+    for (const order of ['evict, write', 'write, evict']) {
+      const h = host('lru_hash');
+      capture(h, write(h, 1));
+      h.clock.advance(1_000_000);
+      h.port.foreignDelete(KEY);
+      const evict = { op: RecordOp.EVICT, ktimeUs: h.clock.monotonicUs() };
+      const event = write(h, 2, 1);
+      for (const each of order === 'evict, write' ? [evict, event] : [event, evict]) capture(h, each);
+      assert.equal(h.map.replica.evicted, 0, order);
+      assert.equal(winner(h), toHex(value(2)));
+    }
+  });
+
+  it('does not take an entry that an apply put back for the evicted one', () => {
+    const h = host('lru_hash');
+    capture(h, write(h, 1));
+    h.clock.advance(1_000_000);
+    h.port.foreignDelete(KEY);
+    const evict = { op: RecordOp.EVICT, ktimeUs: h.clock.monotonicUs() };
+    h.clock.advance(10);
+    h.map.put(KEY, value(3));
+    apply(h);
+    capture(h, evict);
+    assert.equal(h.map.replica.evicted, 0);
+    h.clock.advance(10);
+    h.port.foreignDelete(KEY);
+    capture(h, { op: RecordOp.EVICT, ktimeUs: h.clock.monotonicUs() });
+    assert.equal(h.map.replica.evicted, 1, 'but a later eviction counts');
+  });
+
   it('asks for a sweep when a hook cannot name what changed (I6)', () => {
     const h = host();
     assert.equal(h.map.capture.takeSweepWanted(), false);
@@ -219,5 +262,97 @@ describe('capture', () => {
     assert.ok(h.port.entries.has(toHex(canonical)));
     assert.ok(h.map.find(canonical) >= 0);
     assert.equal(h.map.find(raw), h.map.find(canonical));
+  });
+});
+
+describe('a burst of deletes (I8)', () => {
+  const keyOf = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
+
+  /** A host whose kernel map and replica have these entries, all sent. */
+  function filled(count: number): Host {
+    const h = host();
+    for (let i = 0; i < count; i++) h.map.put(keyOf(i), value(1));
+    apply(h);
+    while (h.map.nextBatch() !== null);
+    h.clock.advance(10_000_000);
+    return h;
+  }
+
+  /** Another program deletes an entry, and the hook sees it. */
+  function deleteKey(h: Host, n: number, stepUs = 10): void {
+    h.port.foreignDelete(keyOf(n));
+    h.clock.advance(stepUs);
+    capture(h, { op: RecordOp.DELETE, key: keyOf(n), ktimeUs: h.clock.monotonicUs() });
+  }
+
+  const figures = ({ map: { replica, counters } }: Host) => ({
+    held: replica.held.size,
+    counted: counters.heldDeletes,
+    tombstones: replica.tombstones,
+    unsent: replica.unsent,
+  });
+
+  it('is held past half of the map: not spread, not put back', () => {
+    const h = filled(400);
+    for (let i = 0; i < 400; i++) deleteKey(h, i);
+    apply(h);
+    assert.deepEqual(figures(h), { held: 200, counted: 200, tombstones: 200, unsent: 200 });
+    assert.equal(h.port.entries.size, 0);
+    for (let i = 200; i < 400; i++) deleteKey(h, i); // seen once more: nothing new
+    assert.deepEqual(figures(h), { held: 200, counted: 200, tombstones: 200, unsent: 200 });
+  });
+
+  it('is believed when it takes its time, and in a small map', () => {
+    const slow = filled(400);
+    for (let i = 0; i < 350; i++) deleteKey(slow, i, 100_000);
+    assert.equal(slow.map.replica.held.size, 0);
+    const small = filled(100);
+    for (let i = 0; i < 100; i++) deleteKey(small, i);
+    assert.deepEqual([small.map.replica.held.size, small.map.replica.tombstones], [0, 100]);
+  });
+
+  it('is held no longer where the entry is written again, here or by a peer', () => {
+    const h = filled(400);
+    for (let i = 0; i < 400; i++) deleteKey(h, i);
+    h.clock.advance(5_000_000);
+    h.port.foreignWrite(keyOf(300), value(1));
+    capture(h, { op: RecordOp.UPDATE, key: keyOf(300), value: value(1), ktimeUs: h.clock.monotonicUs() });
+    assert.equal(h.map.replica.held.size, 199);
+    const other = remote(h, 9, 0);
+    other.map.put(keyOf(301), value(9));
+    other.map.delete(keyOf(302));
+    deliver(other, h);
+    assert.equal(h.map.replica.held.size, 197);
+    apply(h);
+    assert.equal(toHex(h.port.entries.get(toHex(keyOf(301)))!.value), toHex(value(9)));
+  });
+
+  it('does not hold what is deleted through the agent', () => {
+    const h = filled(400);
+    for (let i = 0; i < 400; i++) h.map.delete(keyOf(i));
+    apply(h);
+    assert.deepEqual([h.map.replica.held.size, h.map.replica.entries], [0, 0]);
+  });
+
+  it('is spread when released, but for what is there again', () => {
+    const h = filled(400);
+    for (let i = 0; i < 400; i++) deleteKey(h, i);
+    while (h.map.nextBatch() !== null);
+    h.port.foreignWrite(keyOf(399), value(1));
+    let deletes = 0;
+    while (h.map.replica.held.size > 0) deletes += h.map.releaseHeld(64, false).deletes;
+    assert.equal(deletes, 199);
+    assert.deepEqual([h.map.replica.entries, h.map.replica.unsent], [1, 199]);
+    apply(h);
+    assert.equal(h.port.entries.size, 1);
+  });
+
+  it('is undone when released by refilling', () => {
+    const h = filled(400);
+    for (let i = 0; i < 400; i++) deleteKey(h, i);
+    while (h.map.nextBatch() !== null);
+    assert.deepEqual(h.map.releaseHeld(1000, true), { deletes: 0, refilled: 200 });
+    apply(h);
+    assert.deepEqual([h.port.entries.size, h.map.replica.held.size, h.map.replica.unsent], [200, 0, 0]);
   });
 });

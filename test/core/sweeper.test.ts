@@ -4,17 +4,21 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { toHex } from '../../src/core/bytes.js';
 import type { MapKind } from '../../src/core/map-port.js';
+import { EntryFlag } from '../../src/core/register-table.js';
+import { RecordOp } from '../../src/core/ring-record.js';
 import type { SweepMode, SweepResult } from '../../src/core/sweeper.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, testNode } from '../support/node.js';
+import { recordOf } from '../support/records.js';
 
 const key = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
 
-function setUp(kind: MapKind = 'hash') {
+function setUp(kind: MapKind = 'hash', options: { maxEntries?: number; restoresEvicted?: boolean } = {}) {
   const clock = new TestClock();
-  const port = new ModelPort(clock, { kind });
-  const node = testNode(port, clock);
+  const { maxEntries = 1_000_000, restoresEvicted = false } = options;
+  const port = new ModelPort(clock, { kind, maxEntries });
+  const node = testNode(port, clock, undefined, undefined, { restoresEvicted });
   return { clock, port, map: node.map };
 }
 
@@ -182,6 +186,33 @@ describe('sweep', () => {
     assert.deepEqual(live(s), kernel(s));
   });
 
+  it('after a restart in the middle of filling another kernel map takes nothing that it lacks for deleted', () => {
+    const peer = setUp();
+    for (let i = 0; i < 50; i++) peer.map.put(key(i), value(1));
+    const s = setUp();
+    for (let f = peer.map.nextBatch(); f !== null; f = peer.map.nextBatch()) s.map.replica.restore(f);
+    s.map.replica.settleRestored(); // that was in the old map
+    s.map.replica.doubtRestored(); // and the log goes on with another one
+    for (let i = 0; i < 20; i++) s.port.foreignWrite(key(i), value(1));
+    const result = sweep(s, 'restart');
+    assert.deepEqual([result.capturedSets, result.capturedDeletes, result.heldDeletes], [0, 0, 0]);
+    applyAll(s);
+    assert.deepEqual(live(s), kernel(s));
+    assert.equal(s.port.entries.size, 50);
+  });
+
+  it('after a restart goes on holding what the log says was held', () => {
+    const peer = setUp();
+    for (let i = 0; i < 300; i++) peer.map.put(key(i), value(1));
+    const s = setUp();
+    for (let f = peer.map.nextBatch(); f !== null; f = peer.map.nextBatch()) s.map.replica.restore(f);
+    for (let i = 0; i < 40; i++) s.map.replica.restoreHeld(key(i), 0);
+    for (let i = 40; i < 300; i++) s.port.foreignWrite(key(i), value(1));
+    const result = sweep(s, 'restart');
+    applyAll(s);
+    assert.deepEqual([result.capturedDeletes, s.map.replica.held.size, s.port.entries.size], [0, 40, 260]);
+  });
+
   it('at the start lets the mesh win, so that nothing deleted comes back, and takes in what only the kernel has', () => {
     const s = setUp();
     const peer = setUp();
@@ -222,5 +253,214 @@ describe('sweep', () => {
     s.port.foreignWrite(key(4), value(0));
     assert.equal(sweep(s).capturedSets, 1);
     assert.equal(live(s).get(toHex(key(4))), toHex(value(0)));
+  });
+});
+
+/** A node whose kernel map has lost these of 300 entries in a way that nobody saw. */
+function emptied(gone: number, kind: MapKind = 'hash'): SetUp {
+  const s = setUp(kind);
+  for (let i = 0; i < 300; i++) s.map.put(key(i), value(1));
+  applyAll(s);
+  while (s.map.nextBatch() !== null);
+  for (let i = 0; i < gone; i++) s.port.foreignDelete(key(i));
+  return s;
+}
+
+describe('entries that a sweep holds back (I8)', () => {
+  it('are left alone by the sweeps that follow', () => {
+    const s = emptied(200);
+    sweep(s);
+    for (let i = 0; i < 3; i++) {
+      const again = sweep(s);
+      applyAll(s);
+      assert.deepEqual([again.heldDeletes, again.capturedDeletes, again.appliedSets], [0, 0, 0]);
+    }
+    assert.equal(s.map.replica.held.size, 200);
+    assert.deepEqual([s.port.entries.size, s.map.replica.unsent, s.map.replica.entries], [100, 0, 300]);
+  });
+
+  it('do not count as part of the map when more go', () => {
+    const s = emptied(180);
+    sweep(s);
+    for (let i = 200; i < 261; i++) s.port.foreignDelete(key(i));
+    s.clock.advance(10_000_000);
+    assert.equal(sweep(s).heldDeletes, 61, '61 of the 120 that were left');
+  });
+
+  it('are held no longer when they are there again, with the same value or another one', () => {
+    const s = emptied(200);
+    sweep(s);
+    s.port.foreignWrite(key(1), value(1));
+    s.port.foreignWrite(key(2), value(2));
+    const result = sweep(s);
+    assert.equal(s.map.replica.held.size, 198);
+    assert.equal(result.capturedSets, 1);
+    assert.equal(s.map.replica.unsent, 1);
+  });
+
+  it('are held after a restart, too, and put back by an initial sweep', () => {
+    const s = emptied(200);
+    assert.equal(sweep(s, 'restart').heldDeletes, 200);
+    assert.equal(sweep(s, 'restart').heldDeletes, 0);
+    assert.equal(sweep(s, 'initial').appliedSets, 200);
+    applyAll(s);
+    assert.equal(s.map.replica.held.size, 0);
+    assert.deepEqual(live(s), kernel(s));
+  });
+
+  it('are those of an LRU map only when it was emptied, not when it evicted many', () => {
+    const many = emptied(290, 'lru_hash');
+    assert.deepEqual([sweep(many).heldDeletes, many.map.replica.evicted], [0, 290]);
+    const all = emptied(300, 'lru_hash');
+    assert.deepEqual([sweep(all).heldDeletes, all.map.replica.evicted], [300, 0]);
+  });
+
+  it('include what capture believed within the same second', () => {
+    const s = emptied(0);
+    for (let i = 0; i < 140; i++) {
+      s.port.foreignDelete(key(i));
+      s.clock.advance(10);
+      s.map.capture.beginDrain();
+      s.map.capture.record(recordOf({ op: RecordOp.DELETE, key: key(i), ktimeUs: s.clock.monotonicUs() }));
+    }
+    for (let i = 140; i < 200; i++) s.port.foreignDelete(key(i));
+    const result = sweep(s);
+    assert.equal(s.map.replica.tombstones, 150);
+    assert.deepEqual([result.capturedDeletes, result.heldDeletes], [10, 50]);
+  });
+});
+
+describe('evicted entries', () => {
+  /** 50 entries in a map for 40. */
+  function overfilled(restoresEvicted: boolean): SetUp {
+    const s = setUp('lru_hash', { maxEntries: 40, restoresEvicted });
+    for (let i = 0; i < 50; i++) s.map.put(key(i), value(1));
+    applyAll(s);
+    while (s.map.nextBatch() !== null);
+    sweep(s);
+    assert.equal(s.map.replica.evicted, 10);
+    return s;
+  }
+
+  it('stay where they are by default, until somebody writes them', () => {
+    const s = overfilled(false);
+    for (let i = 20; i < 30; i++) s.map.delete(key(i));
+    applyAll(s);
+    assert.equal(sweep(s).appliedSets, 0);
+    s.map.put(key(3), value(2));
+    applyAll(s);
+    assert.deepEqual([s.map.replica.evicted, s.port.entries.has(toHex(key(3)))], [9, true]);
+  });
+
+  it('are put back by the sweep when there is room, and no more than that', () => {
+    const s = overfilled(true);
+    for (let i = 20; i < 27; i++) s.map.delete(key(i));
+    applyAll(s);
+    while (s.map.nextBatch() !== null);
+    assert.equal(sweep(s).appliedSets, 7);
+    applyAll(s);
+    assert.deepEqual([s.port.entries.size, s.map.replica.evicted, s.map.replica.unsent], [40, 3, 0]);
+    assert.equal(s.port.evicted.length, 10, 'nothing was evicted for it');
+  });
+
+  it('do not come and go for ever where the map evicts before it is full', () => {
+    const s = overfilled(true);
+    const writesBefore = s.port.writes;
+    for (let round = 0; round < 200; round++) {
+      // As if each CPU kept a stock of free elements: five entries never stay.
+      const oldest = [...s.port.entries.values()].slice(0, Math.max(0, s.port.entries.size - 35));
+      for (const each of oldest) s.port.foreignDelete(each.key);
+      sweep(s);
+      applyAll(s);
+      s.clock.advance(10_000_000);
+    }
+    assert.ok(s.port.writes - writesBefore <= 9 * 5, `${s.port.writes - writesBefore} writes in 200 sweeps`);
+    assert.equal(s.map.replica.unsent, 0);
+  });
+
+  it('are no longer evicted when the dump shows them', () => {
+    const s = overfilled(false);
+    const entry = [...s.port.evicted][0]!;
+    s.port.foreignDelete(key(45));
+    s.port.foreignWrite(entry, value(1));
+    sweep(s);
+    assert.equal(s.map.replica.table.has(s.map.find(entry), EntryFlag.EVICTED), false);
+  });
+
+  it('are not put back past the room of a map that is filled anew', () => {
+    const s = overfilled(false);
+    const port = new ModelPort(s.clock, { kind: 'lru_hash', maxEntries: 40, kernelId: 2 });
+    s.map.rebind(port);
+    assert.equal(sweep(s, 'initial').appliedSets, 40);
+    applyAll(s);
+    assert.deepEqual([port.entries.size, port.evicted.length, s.map.replica.evicted], [40, 0, 10]);
+  });
+});
+
+describe('going over to another kernel map', () => {
+  it('fills it from the replica, which wins where both have an opinion, and spreads nothing as a delete', () => {
+    const s = setUp();
+    for (let i = 0; i < 300; i++) s.map.put(key(i), value(1));
+    s.map.delete(key(299));
+    applyAll(s);
+    while (s.map.nextBatch() !== null);
+    for (let i = 0; i < 250; i++) s.port.foreignDelete(key(i));
+    sweep(s); // held
+    const port = new ModelPort(s.clock, { kernelId: 2 });
+    port.foreignWrite(key(5), value(9)); // differs
+    port.foreignWrite(key(299), value(9)); // was deleted
+    port.foreignWrite(key(1000), value(9)); // only here
+    const old = s.map.rebind(port);
+    assert.equal(old, s.port);
+    const t = { ...s, port };
+    const result = sweep(t, 'initial');
+    applyAll(t);
+    assert.equal(result.capturedDeletes, 0);
+    assert.equal(s.map.replica.unsent, 1, 'only the entry that nobody knew');
+    assert.deepEqual(live(t), kernel(t));
+    assert.equal(port.entries.size, 300);
+    assert.equal(s.map.replica.held.size, 0);
+  });
+
+  it('does not take the marks of a sweep that was given up for those of the next', () => {
+    const s = setUp();
+    for (let i = 0; i < 300; i++) s.map.put(key(i), value(1));
+    applyAll(s);
+    s.map.sweeper.begin('periodic');
+    for (let i = 0; i < 3; i++) s.map.sweeper.step();
+    s.map.sweeper.close();
+    s.port.foreignDelete(key(0));
+    assert.equal(sweep(s).capturedDeletes, 1);
+    s.map.sweeper.begin('periodic');
+    s.map.sweeper.step();
+    const port = new ModelPort(s.clock, { kernelId: 2 });
+    s.map.rebind(port);
+    assert.equal(sweep({ ...s, port }, 'initial').appliedSets, 299);
+  });
+});
+
+describe('the slices of a sweep', () => {
+  it('look into the kernel map and the table for a bounded number of entries, however many are missing', () => {
+    for (const mode of ['initial', 'periodic'] as const) {
+      const s = setUp();
+      for (let i = 0; i < 60_000; i++) s.map.put(new Uint8Array([i, i >> 8, i >> 16, 0]), value(1));
+      applyAll(s);
+      s.port.entries.clear();
+      let lookups = s.port.lookups;
+      let slices = 0;
+      const slice = () => {
+        assert.ok(s.port.lookups - lookups <= 128, `${s.port.lookups - lookups} look-ups in one go`);
+        lookups = s.port.lookups;
+        slices++;
+      };
+      s.map.sweeper.begin(mode);
+      for (;;) {
+        while (s.map.sweeper.step() === 'more') slice();
+        let outcome = s.map.sweeper.confirm();
+        for (; outcome === 'more'; outcome = s.map.sweeper.confirm()) slice();
+        if (outcome !== 'step') break;
+      }
+      assert.ok(slices >= 60_000 / 128, `${slices} slices`);
+    }
   });
 });

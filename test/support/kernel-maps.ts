@@ -55,6 +55,12 @@ export class TestMaps {
     return path;
   }
 
+  /** What the reload of the map's owner does: unpins it, and pins a new one in its place. */
+  replace(name: string, spec: TestMapSpec): string {
+    rmSync(join(this.directory, name));
+    return this.create(name, spec);
+  }
+
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
   }

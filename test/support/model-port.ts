@@ -3,7 +3,14 @@
  * `foreignWrite` and `foreignDelete` are what other programs do: the agent does not see them unless told.
  */
 import { toHex } from '../../src/core/bytes.js';
-import type { MapDump, MapInfo, MapKind, MapPort, WriteWindow } from '../../src/core/map-port.js';
+import {
+  isLruKind,
+  type MapDump,
+  type MapInfo,
+  type MapKind,
+  type MapPort,
+  type WriteWindow,
+} from '../../src/core/map-port.js';
 import type { TestClock } from './node.js';
 
 export const E2BIG = 7;
@@ -17,11 +24,20 @@ export class ModelPort implements MapPort {
   /** Errno with which every update fails; 0 for none. */
   updateErrno = 0;
   writes = 0;
+  lookups = 0;
+  /** Entries that an LRU map pushed out to make room, oldest first; a full map of another kind refuses. */
+  readonly evicted: Uint8Array[] = [];
   readonly #clock: TestClock;
 
   constructor(
     clock: TestClock,
-    options: { kind?: MapKind; keyBytes?: number; valueBytes?: number; maxEntries?: number } = {},
+    options: {
+      kind?: MapKind;
+      keyBytes?: number;
+      valueBytes?: number;
+      maxEntries?: number;
+      kernelId?: number;
+    } = {},
   ) {
     this.#clock = clock;
     this.info = {
@@ -29,14 +45,16 @@ export class ModelPort implements MapPort {
       keyBytes: options.keyBytes ?? 4,
       valueBytes: options.valueBytes ?? 4,
       maxEntries: options.maxEntries ?? 1_000_000,
-      kernelId: 1,
+      kernelId: options.kernelId ?? 1,
       kernelName: 'model',
       flags: 0,
     };
   }
 
   foreignWrite(key: Uint8Array, value: Uint8Array): void {
-    this.entries.set(toHex(key), { key: key.slice(), value: value.slice() });
+    const hex = toHex(key);
+    if (isLruKind(this.info.kind)) this.#makeRoom(hex);
+    this.entries.set(hex, { key: key.slice(), value: value.slice() });
   }
 
   foreignDelete(key: Uint8Array): void {
@@ -44,6 +62,7 @@ export class ModelPort implements MapPort {
   }
 
   lookup(key: Uint8Array, valueOut: Uint8Array): boolean {
+    this.lookups++;
     const found = this.entries.get(toHex(key));
     if (found !== undefined) valueOut.set(found.value);
     return found !== undefined;
@@ -54,7 +73,8 @@ export class ModelPort implements MapPort {
       const { keyBytes, valueBytes, maxEntries } = this.info;
       for (let i = 0; i < count; i++) {
         const key = keys.slice(i * keyBytes, (i + 1) * keyBytes);
-        const isFull = !this.entries.has(toHex(key)) && this.entries.size >= maxEntries;
+        const isFull =
+          !isLruKind(this.info.kind) && !this.entries.has(toHex(key)) && this.entries.size >= maxEntries;
         errnos[i] = this.updateErrno || (isFull ? E2BIG : 0);
         if (errnos[i] !== 0) continue;
         this.foreignWrite(key, values.slice(i * valueBytes, (i + 1) * valueBytes));
@@ -93,6 +113,13 @@ export class ModelPort implements MapPort {
 
   close(): void {
     this.entries.clear();
+  }
+
+  #makeRoom(hex: string): void {
+    const oldest = this.entries.values().next().value;
+    if (oldest === undefined || this.entries.has(hex) || this.entries.size < this.info.maxEntries) return;
+    this.entries.delete(toHex(oldest.key));
+    this.evicted.push(oldest.key);
   }
 
   #during(write: () => void): WriteWindow {

@@ -6,7 +6,7 @@ import { HybridClock } from '../../src/core/hybrid-clock.js';
 import type { MapPort, MapShape } from '../../src/core/map-port.js';
 import type { Hash } from '../../src/core/merkle.js';
 import { Origins } from '../../src/core/origins.js';
-import { ReplicatedMap } from '../../src/core/replicated-map.js';
+import { ReplicatedMap, type ReplicatedMapOptions } from '../../src/core/replicated-map.js';
 import { WriteWindows } from '../../src/core/write-windows.js';
 
 export const sha256: Hash = (bytes) => createHash('sha256').update(bytes).digest();
@@ -47,6 +47,7 @@ export function testNode(
   clock = new TestClock(),
   hlc = new HybridClock(),
   mapId?: Uint8Array,
+  options: Partial<ReplicatedMapOptions> = {},
 ): TestNode {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
   const raw = new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(SPKI_PREFIX.length));
@@ -70,6 +71,7 @@ export function testNode(
       indexKey: randomBytes(16),
       firstSeq: 1,
       skewUsMax: 500_000,
+      ...options,
     },
   );
   return { clock, hlc, origins, publicKey: raw, map };

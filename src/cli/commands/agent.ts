@@ -64,6 +64,11 @@ function addAgent(program: Command): void {
       '--tombstones-max <N>',
       `... unless there are more of them in a map (default: ${DEFAULTS.tombstonesMax})`,
     )
+    .option(
+      '--delete-guard <PERCENT>',
+      `hold back deletes of more than this share of a map at once; 100: never (default: ${DEFAULTS.deleteGuardPercent})`,
+    )
+    .option('--evicted <NAME=POLICY...>', 'entries that an LRU map evicted: leave (default) or restore')
     .addOption(new Option('--config <FILE>', 'the same settings as YAML; flags win'))
     .action(agent);
 }

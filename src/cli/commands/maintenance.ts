@@ -26,10 +26,14 @@ export function addMaintenanceCommands(program: Command): void {
   withClientFlags(program.command('release'))
     .description('spread the deletes that were held back because there were too many at once')
     .argument('<NAME>', 'replicated map')
-    .action(async (name: string, flags: ClientFlags) => {
-      const report = await clientOf(flags).release(name);
-      const text = `${report.name}: ${plural(report.releasedDeletes, 'delete')} released`;
-      await (flags.json ? printJson(report) : printLine(text));
+    .option('--refill', 'put the entries back into the kernel map instead')
+    .action(async (name: string, flags: ClientFlags & { refill?: boolean }) => {
+      const refill = flags.refill === true;
+      const report = await clientOf(flags).release(name, { refill });
+      const text = refill
+        ? `${plural(report.refilled, 'entry', 'entries')} put back`
+        : `${plural(report.releasedDeletes, 'delete')} released`;
+      await (flags.json ? printJson(report) : printLine(`${report.name}: ${text}`));
     });
 }
 

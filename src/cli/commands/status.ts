@@ -128,7 +128,7 @@ function renderMap(map: MapReport, columns: number): string {
     ['digest', map.digest],
     [
       'writes',
-      `${map.captured} captured, ${map.applied} applied, ${map.repaired} repaired, ${map.lost} lost, ${map.pending} pending`,
+      `${map.captured} captured, ${map.applied} applied, ${map.repaired} repaired, ${map.lost} lost, ${map.pending} pending, ${map.held} held`,
     ],
     [
       'last sweep',

@@ -129,6 +129,21 @@ int write_percpu_array(struct xdp_md *packet)
 	return write(&xdp_percpu_array);
 }
 
+/* Each packet deletes a key, one after the other from 0. */
+SEC("xdp")
+int erase_hash(struct xdp_md *packet)
+{
+	struct stats *counts = stats();
+	__u32 key;
+
+	if (!counts)
+		return XDP_ABORTED;
+	key = __sync_fetch_and_add(&counts->packets, 1) % KEYS;
+	if (!bpf_map_delete_elem(&xdp_hash, &key))
+		__sync_fetch_and_add(&counts->deleted, 1);
+	return XDP_DROP;
+}
+
 /* Packets come in pairs: the first of a pair writes a key, the second deletes it. */
 SEC("xdp")
 int toggle_hash(struct xdp_md *packet)

@@ -88,4 +88,36 @@ describe('two agents on the fentry tier', () => {
     await delay(2000);
     assert.equal((await agents[0]!.map('lru')).applied, before, 'what was evicted is not put back');
   });
+
+  test('go over to the map that a pin points to when its owner was reloaded, and capture that', async () => {
+    const { kind, keyBytes, valueBytes } = there.hash.port.info;
+    const before = here.hash.keys();
+    there.hash.remove();
+    there.hash = TestMap.create('hash_there', { kind, keyBytes, valueBytes, entries: 8192 });
+    made.push(there.hash);
+    await until('the new map to be filled', () => there.hash.keys().length === before.length);
+    there.hash.ops('update 6000 1 3');
+    await until('a write to it here', () => here.hash.value(6000) === 3);
+    const report = await agents[1]!.map('hash');
+    assert.deepEqual([report.kernelId, report.capture, report.tombstones], [there.hash.id, 'fentry', 0]);
+  });
+
+  test('hold a burst of deletes that an XDP program makes, until they are released (I8)', async () => {
+    const before = here.hash.keys().length;
+    packets.resetStats();
+    packets.attach('erase_hash');
+    await packets.send(300, 1);
+    const { deleted } = packets.stats();
+    assert.ok(deleted > before / 2, `${deleted} of ${before}`);
+    await until('the deletes to be accounted for', async () => {
+      const { held, tombstones } = await agents[0]!.map('hash');
+      return held > 0 && held + tombstones === deleted;
+    });
+    const { held, problems } = await agents[0]!.map('hash');
+    assert.match(problems.join(), /mapmesh release hash/);
+    await until('what is believed there', () => there.hash.keys().length === before - deleted + held);
+    const released = await fetch(`http://${agents[0]!.api}/v1/maps/hash/release`, { method: 'POST' });
+    assert.equal(((await released.json()) as { releasedDeletes: number }).releasedDeletes, held);
+    await until('the rest there', () => there.hash.keys().length === before - deleted);
+  });
 });

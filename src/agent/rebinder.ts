@@ -1,0 +1,186 @@
+/**
+ * Follows pins. The owner of a pinned map may be reloaded: it unpins its map, makes another one, empty as a rule, and pins
+ * that in the same place. From then on the programs use the new map, so the agent has to, too.
+ *
+ * - A new map of the same shape takes the place of the old one and is filled from the replica; nothing is spread as a
+ *   delete (I8).
+ * - One of another shape stops this map alone (I12), until a map that fits is pinned there.
+ * - While there is no pin, the map that was pinned last is kept in step.
+ *
+ * Only the inode of the pin is looked at each time: each pin has an inode of its own, and it is opened when that changes.
+ */
+import type { Log } from '../config/log.js';
+import type { CapturePort } from '../core/capture-port.js';
+import { MapmeshError } from '../core/errors.js';
+import { type MapPort, shapeDifferences } from '../core/map-port.js';
+import { openMap, pinIdentity } from '../kernel/map-selector.js';
+import type { AgentMap } from './agent-map.js';
+import type { Journal } from './journal.js';
+import type { Pump } from './pump.js';
+import type { Sweeps } from './sweeps.js';
+
+/** How often pins are looked at: a few microseconds each. A new map is without its entries for about this long. */
+const CHECK_MS = 500;
+
+/** A map that was bound by a path of the bpffs. */
+export interface Pin {
+  readonly map: AgentMap;
+  readonly path: string;
+}
+
+export interface RebinderComponents {
+  readonly pump: Pump;
+  readonly sweeps: Sweeps;
+  readonly capture: CapturePort;
+  readonly journal: Journal | null;
+  readonly log: Log;
+  /** A map that was stopped goes on: what the mesh wrote meanwhile is missing. */
+  onResumed(map: AgentMap): void;
+}
+
+interface Watched extends Pin {
+  /** Identity of the pin that was last opened; null at first, since it may have been replaced while the agent started. */
+  identity: string | null;
+  isBusy: boolean;
+  /** What is pinned now cannot take the map's place. */
+  isStopped: boolean;
+}
+
+export class Rebinder {
+  readonly #components: RebinderComponents;
+  readonly #pins: readonly Watched[];
+  readonly #fail: (error: unknown) => void;
+  #timer: NodeJS.Timeout | undefined;
+  #stopped = false;
+
+  /** @param fail called when something impossible happens. */
+  constructor(pins: readonly Pin[], components: RebinderComponents, fail: (error: unknown) => void) {
+    this.#components = components;
+    this.#pins = pins.map((pin) => ({ ...pin, identity: null, isBusy: false, isStopped: false }));
+    this.#fail = fail;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => this.#tick(), CHECK_MS);
+    this.#timer.unref();
+  }
+
+  /** Starts nothing new. What is under way ends with the sweeps. */
+  stop(): void {
+    this.#stopped = true;
+    clearInterval(this.#timer);
+  }
+
+  #tick(): void {
+    for (const pin of this.#pins) {
+      if (pin.isBusy || (pin.map.state !== 'live' && !pin.isStopped)) continue;
+      pin.isBusy = true;
+      this.#check(pin)
+        .catch(this.#fail)
+        .finally(() => {
+          pin.isBusy = false;
+        });
+    }
+  }
+
+  async #check(pin: Watched): Promise<void> {
+    const { map, path } = pin;
+    const identity = pinIdentity(path);
+    if (identity === null) {
+      map.pinProblem = `there is no pin "${path}" any more; the map that was pinned there is kept in step`;
+      return;
+    }
+    map.pinProblem = '';
+    if (identity === pin.identity) return;
+    const found = this.#open(pin, identity);
+    if (found === null) return;
+    pin.identity = identity;
+    if (typeof found === 'string') return this.#halt(pin, found);
+    if (found.info.kernelId === map.core.port.info.kernelId) {
+      found.close();
+      if (pin.isStopped) await this.#goOn(pin, null);
+      return;
+    }
+    const differences = shapeDifferences(map.core.port.info, found.info, ['in the mesh', 'at the pin']);
+    if (differences.length === 0) return this.#goOn(pin, found);
+    found.close();
+    await this.#halt(
+      pin,
+      `Cannot replicate map "${map.name}": another one is pinned at "${path}" now: ${differences.join('; ')}`,
+    );
+  }
+
+  /** What is pinned now: a map; or why it can be none of ours; or null if that is to be tried again. */
+  #open(pin: Watched, identity: string): MapPort | string | null {
+    try {
+      return openMap({ how: 'pin', path: pin.path });
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      if (pinIdentity(pin.path) !== identity) return null;
+      if (['ERR_NO_SUCH_MAP', 'ERR_MAP_KIND', 'ERR_LIMIT'].includes(error.code)) return error.message;
+      pin.map.pinProblem = `the map that is pinned now cannot be opened: ${error.message}`;
+      return null;
+    }
+  }
+
+  /** Stops the map: it is neither written nor listened to. */
+  async #halt(pin: Watched, reason: string): Promise<void> {
+    const { sweeps, pump, capture, log } = this.#components;
+    const { map } = pin;
+    await sweeps.alone(async () => {
+      if (this.#stopped) return;
+      if (!pin.isStopped) {
+        await pump.drain();
+        pump.forget(map);
+        map.retireLosses();
+        capture.unwatch(map.core.port.info.kernelId!);
+      }
+      pin.isStopped = true;
+      map.holdsApplies = true;
+      map.refuse(`${reason}. It goes on when a map that fits is pinned there`);
+    });
+    if (!this.#stopped) log.error({ map: map.name, code: 'ERR_MAP_SHAPE' }, map.refusal);
+  }
+
+  /** Goes over to the map that is pinned now; null: to the one of before, which was only stopped. */
+  async #goOn(pin: Watched, port: MapPort | null): Promise<void> {
+    const { sweeps, pump, log } = this.#components;
+    const { map } = pin;
+    const wasStopped = pin.isStopped;
+    try {
+      await sweeps.sweepAfter(map, async () => {
+        if (this.#stopped) return port?.close();
+        await pump.drain();
+        this.#swap(pin, port ?? map.core.port);
+      });
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      sweeps.want(map); // it was logged; until one succeeds, sweeps fill the map
+    }
+    if (this.#stopped) return;
+    const { kernelId } = map.core.port.info;
+    log.info({ map: map.name, kernelId, capture: map.tier }, 'map is bound to what its pin points to now');
+    if (wasStopped) this.#components.onResumed(map);
+  }
+
+  /** In one go: no event and no apply of either map comes in between. */
+  #swap(pin: Watched, port: MapPort): void {
+    const { pump, capture, journal } = this.#components;
+    const { map } = pin;
+    if (!pin.isStopped) {
+      pump.forget(map);
+      map.retireLosses();
+      capture.unwatch(map.core.port.info.kernelId!);
+    }
+    if (port !== map.core.port) {
+      map.core.rebind(port).close();
+      map.nextSweep = 'initial';
+      journal?.rebound(map);
+    }
+    map.tier = capture.watch(port.info);
+    pump.listen(map);
+    pin.isStopped = false;
+    map.holdsApplies = false;
+    map.resume();
+  }
+}

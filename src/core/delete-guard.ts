@@ -1,0 +1,72 @@
+/**
+ * Tells deletes from a disaster (I8): when more than a share of a map goes at once, somebody emptied it by mistake, or
+ * its program was reloaded. Such deletes are held back, not spread.
+ *
+ *     const guard = new DeleteGuard(0.5);
+ *     guard.isMass(600, 1000);              // true: one sweep missed 600 of 1,000 entries
+ *     guard.deleted(ktimeUs, 1000);         // false: may be believed; the 501st within a second may not
+ *
+ * For events, what counts is how far the map has shrunk from its largest size within the last second of event time, not
+ * how many deletes there were: a table of short-lived connections, where as many come as go, is never held up.
+ * Deletes that are not believed count too: the map did lose those entries.
+ */
+
+/** Smaller maps are not guarded: a handful of entries may well go together. */
+export const GUARDED_ENTRIES_MIN = 101;
+
+const WINDOW_US = 1_000_000;
+/** The window moves on in steps of this: it is a second to a second and a twentieth. */
+const BUCKET_US = 50_000;
+const BUCKETS = WINDOW_US / BUCKET_US + 1;
+
+export class DeleteGuard {
+  readonly #share: number;
+  /** Inserts less deletes since the start. */
+  #level = 0;
+  /** Greatest level in each of the last steps, and over all of them. */
+  readonly #peaks = new Float64Array(BUCKETS);
+  #peak = 0;
+  /** Number of the newest step. */
+  #bucket = 0;
+
+  /** @param share of a map that may go at once, over 0 to 1; with 1 nothing is ever held. */
+  constructor(share: number) {
+    this.#share = share;
+  }
+
+  /** Whether `gone` entries of a map that had `before` are too many to be believed. */
+  isMass(gone: number, before: number): boolean {
+    return before >= GUARDED_ENTRIES_MIN && gone > before * this.#share;
+  }
+
+  /** Notes that an entry came into the map. */
+  inserted(timeUs: number): void {
+    this.#advance(timeUs);
+    this.#level++;
+    const slot = this.#bucket % BUCKETS;
+    this.#peaks[slot] = Math.max(this.#peaks[slot]!, this.#level);
+    this.#peak = Math.max(this.#peak, this.#level);
+  }
+
+  /**
+   * Notes that an entry went.
+   * @param timeUs on the clock of events; one that comes out of order counts as of now.
+   * @param before entries that the map had until then.
+   * @returns whether the delete is to be held back.
+   */
+  deleted(timeUs: number, before: number): boolean {
+    this.#advance(timeUs);
+    this.#level--;
+    const gone = this.#peak - this.#level;
+    return this.isMass(gone, before + gone - 1);
+  }
+
+  #advance(timeUs: number): void {
+    const bucket = Math.floor(timeUs / BUCKET_US);
+    if (bucket <= this.#bucket) return;
+    const first = Math.max(this.#bucket + 1, bucket - BUCKETS + 1);
+    for (let next = first; next <= bucket; next++) this.#peaks[next % BUCKETS] = this.#level;
+    this.#bucket = bucket;
+    this.#peak = Math.max(...this.#peaks);
+  }
+}
