@@ -13,7 +13,7 @@ const FILE_MODE = 0o600;
 export interface Disk {
   /** Names in a directory. */
   list(directory: string): Promise<readonly string[]>;
-  /** Opens a file that exists, for reading and writing. */
+  /** Opens a file that exists, for reading. */
   open(path: string): Promise<DiskFile>;
   /** Makes a file that does not exist yet. */
   create(path: string): Promise<DiskFile>;
@@ -30,7 +30,6 @@ export interface DiskFile {
   read(buffer: Uint8Array, at: number, position: number): Promise<number>;
   /** Writes `buffer` from `at` on; the caller leaves it alone meanwhile. @returns how many bytes, at least 1 */
   write(buffer: Uint8Array, at: number, position: number): Promise<number>;
-  truncate(bytes: number): Promise<void>;
   /** fdatasync(2): what has been written survives a loss of power. */
   datasync(): Promise<void>;
   close(): Promise<void>;
@@ -39,7 +38,7 @@ export interface DiskFile {
 /** The real one. */
 export const nodeDisk: Disk = {
   list: (directory) => typed('read', directory, readdir(directory)),
-  open: async (path) => nodeFile(path, await typed('open', path, open(path, 'r+'))),
+  open: async (path) => nodeFile(path, await typed('open', path, open(path, 'r'))),
   create: async (path) => nodeFile(path, await typed('make', path, open(path, 'wx+', FILE_MODE))),
   rename: (from, to) => typed('rename', from, rename(from, to)),
   remove: (path) => typed('remove', path, rm(path, { force: true })),
@@ -59,7 +58,6 @@ function nodeFile(path: string, file: FileHandle): DiskFile {
       if (bytesWritten === 0) throw diskError('write', path, 'the disk takes no bytes');
       return bytesWritten;
     },
-    truncate: (bytes) => typed('truncate', path, file.truncate(bytes)),
     datasync: () => typed('sync', path, file.datasync()),
     close: () => typed('close', path, file.close()),
   };

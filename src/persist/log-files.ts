@@ -3,7 +3,7 @@
  *
  * ```
  * registers-N.snapshot   everything that logs below N held, when there were any; whole or not there at all
- * registers-N.log        N, N+1, ...: what was appended since; usually one, two while a rewrite is under way
+ * registers-N.log        N, N+1, ...: what was appended since; every run begins one, and so does every rewrite
  * registers.newest       number of the newest log and a newline: where it is, that log must be
  * ```
  * So a missing file is told from a new directory: logs are numbered without gaps from the snapshot on (from 1 without

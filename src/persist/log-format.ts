@@ -9,11 +9,13 @@
  *      9     1  1 = log, 2 = snapshot                  8     1  type: 0..127 the caller's, from 128 the log's own
  *     10     2  0                                      9        payload
  *     12     4  salt
- *     16     8  number of the file
- *     24     8  log: bytes of the log before this     128 mark  u64 number of the file, u64 bytes of it that had
- *               one that had reached the disk                   reached the disk before the mark was written
- *     32     4  CRC-32 of the 32 bytes before         129 hole  empty; records were lost here
- *     36        records                               130 end   u64 records in the snapshot before it
+ *     16     8  number of the file                   128 mark  u64 number of a log, u64 bytes of it that had reached
+ *     24     8  log: number of an earlier log, and             the disk before the mark was written
+ *     32     8  bytes of it, from where on this one  129 hole  empty; records were lost here
+ *               takes the place of all before it;    130 end   u64 records in the snapshot before it
+ *               0, 0: it does not
+ *     40     4  CRC-32 of the 40 bytes before
+ *     44        records
  * ```
  * All integers little endian.
  *
@@ -28,7 +30,7 @@ import { FRAME_BYTES_MAX } from '../core/limits.js';
 export const PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX + 4096;
 /** Largest type that is the caller's. */
 export const TYPE_MAX = 127;
-export const FILE_HEADER_BYTES = 36;
+export const FILE_HEADER_BYTES = 44;
 export const RECORD_HEADER_BYTES = 9;
 export const RECORD_BYTES_MAX = RECORD_HEADER_BYTES + PAYLOAD_BYTES_MAX;
 export const MARK_PAYLOAD_BYTES = 16;
@@ -45,9 +47,18 @@ export interface FileHeader {
   readonly kind: number;
   readonly number: number;
   readonly salt: number;
-  /** Of the log numbered one less: what had reached the disk when this one was begun. */
-  readonly previousBytes: number;
+  /** From where on a log takes the place of the logs before it. */
+  readonly from: Position;
 }
+
+/** A place in a log. */
+export interface Position {
+  readonly number: number;
+  readonly bytes: number;
+}
+
+/** Of a file that takes the place of nothing. */
+export const NOWHERE: Position = { number: 0, bytes: 0 };
 
 export interface LogRecord {
   /** 0..127; what it means is the caller's business. */
@@ -62,8 +73,9 @@ export function encodeFileHeader(header: FileHeader): Buffer {
   bytes[9] = header.kind;
   bytes.writeUInt32LE(header.salt, 12);
   bytes.writeBigUInt64LE(BigInt(header.number), 16);
-  bytes.writeBigUInt64LE(BigInt(header.previousBytes), 24);
-  bytes.writeUInt32LE(crc32(bytes.subarray(0, 32)), 32);
+  bytes.writeBigUInt64LE(BigInt(header.from.number), 24);
+  bytes.writeBigUInt64LE(BigInt(header.from.bytes), 32);
+  bytes.writeUInt32LE(crc32(bytes.subarray(0, 40)), 40);
   return bytes;
 }
 
@@ -71,13 +83,13 @@ export function encodeFileHeader(header: FileHeader): Buffer {
 export function decodeFileHeader(bytes: Buffer): FileHeader | string {
   if (bytes.length < FILE_HEADER_BYTES) return `the file ends after ${bytes.length} bytes`;
   if (!bytes.subarray(0, 8).equals(MAGIC)) return 'it does not begin like a register log';
-  if (bytes.readUInt32LE(32) !== crc32(bytes.subarray(0, 32))) return 'its header has a wrong checksum';
+  if (bytes.readUInt32LE(40) !== crc32(bytes.subarray(0, 40))) return 'its header has a wrong checksum';
   if (bytes[8] !== FORMAT_VERSION) return `format version ${bytes[8]}, this mapmesh reads ${FORMAT_VERSION}`;
   return {
     kind: bytes[9]!,
     salt: bytes.readUInt32LE(12),
     number: Number(bytes.readBigUInt64LE(16)),
-    previousBytes: Number(bytes.readBigUInt64LE(24)),
+    from: { number: Number(bytes.readBigUInt64LE(24)), bytes: Number(bytes.readBigUInt64LE(32)) },
   };
 }
 

@@ -1,13 +1,12 @@
 /**
- * Reads a file of the register log, a bounded piece at a time, and judges damage.
+ * Reads a file of the register log, a bounded piece at a time.
  *
- * Where the records stop making sense is either a *torn tail*, that is writes which were under way when the process or
- * the machine stopped, or *damage*. What tells them apart is proof that the place had reached the disk:
- * - a mark, anywhere behind it, which says that fdatasync had returned for that much of the file;
- * - the header of the next log, which says the same of this one;
- * - a snapshot, which is put in place only when all of it is on disk.
- * With proof it is damage, an error; without, a torn tail: cut off and counted. Valid records behind a bad place prove
- * nothing by themselves, as a machine that loses power may have written later pages and not the earlier ones.
+ * Where the records of a log stop making sense is either a *torn tail*, that is writes which were under way when the
+ * process or the machine stopped, or *damage*. What tells them apart is {@link Proof} that the place had reached the
+ * disk: a mark, anywhere behind it, in its own log or a later one, which says that fdatasync had returned for that much
+ * of it. With proof it is damage; without, a torn tail. Valid records behind a bad place prove nothing by themselves,
+ * as a machine that loses power may have written later pages and not the earlier ones.
+ * A snapshot is put in place only when all of it is on disk: anything wrong with it is damage.
  */
 import type { DiskFile } from './disk.js';
 import { damaged } from './log-files.js';
@@ -36,13 +35,29 @@ const MARK_START = Buffer.from([MARK_PAYLOAD_BYTES, 0, 0, 0]);
 /** Gets each record; the payload is only lent, until it returns. */
 export type Visit = (type: number, payload: Buffer) => void;
 
-export interface Content {
+/** How much of each log is known to have reached the disk. */
+export class Proof {
+  readonly #bytes = new Map<number, number>();
+
+  note(number: number, bytes: number): void {
+    this.#bytes.set(number, Math.max(this.of(number), bytes));
+  }
+
+  of(number: number): number {
+    return this.#bytes.get(number) ?? FILE_HEADER_BYTES;
+  }
+}
+
+export interface LogContent {
   readonly records: number;
   readonly holes: number;
-  /** Up to here the file is good. */
+  /** Up to here the file makes sense. */
   readonly wholeBytes: number;
-  /** Behind that: writes that had not ended. */
-  readonly tornBytes: number;
+  /** Where the last record ends that is not a mark. */
+  readonly usedBytes: number;
+  readonly sizeBytes: number;
+  /** What is wrong behind `wholeBytes`. */
+  readonly trouble: string | undefined;
 }
 
 /** @throws MapmeshError ERR_DATA_DIR for a file that is not the one of that kind and number */
@@ -66,33 +81,31 @@ export async function readHeader(
 }
 
 /**
- * Replays a log.
- * @param provenBytes how much of it is known to have reached the disk
- * @throws MapmeshError ERR_DATA_DIR when that much is not there, or less than a mark in it says
+ * Reads a log as far as it makes sense.
+ * @param endBytes what stands from there on does not count
+ * @param proof gets what its marks say
  */
 export async function readLog(
   file: DiskFile,
   path: string,
   header: FileHeader,
-  provenBytes: number,
+  endBytes: number,
+  proof: Proof,
   visit: Visit,
-): Promise<Content> {
+): Promise<LogContent> {
   let records = 0;
   let holes = 0;
-  const { wholeBytes, trouble } = await readRecords(file, path, header, (type, payload) => {
+  let usedBytes = FILE_HEADER_BYTES;
+  const { wholeBytes, trouble } = await readRecords(file, path, header, endBytes, (type, payload, bytes) => {
+    if (type === OwnType.MARK) return noteMark(payload, proof);
+    usedBytes = bytes;
     if (type === OwnType.HOLE) holes++;
     if (type > TYPE_MAX) return;
     records++;
     visit(type, payload);
   });
-  if (trouble === undefined && wholeBytes >= provenBytes) return { records, holes, wholeBytes, tornBytes: 0 };
-  const rest = await findProof(file, header, wholeBytes);
-  const proven = Math.max(provenBytes, rest.provenBytes);
-  if (wholeBytes < proven) {
-    const what = trouble ?? 'the file ends there';
-    throw damaged(path, wholeBytes, `${what}, although the first ${proven} bytes had been written to disk`);
-  }
-  return { records, holes, wholeBytes, tornBytes: rest.sizeBytes - wholeBytes };
+  const sizeBytes = trouble === undefined ? wholeBytes : await findMarks(file, header, wholeBytes, proof);
+  return { records, holes, wholeBytes, usedBytes, sizeBytes, trouble };
 }
 
 /** Replays a snapshot. @throws MapmeshError ERR_DATA_DIR unless all of it is there */
@@ -101,28 +114,30 @@ export async function readSnapshot(
   path: string,
   header: FileHeader,
   visit: Visit,
-): Promise<Content> {
+): Promise<{ readonly records: number; readonly bytes: number }> {
   let records = 0;
   let endRecords: number | undefined;
-  const { wholeBytes, trouble } = await readRecords(file, path, header, (type, payload) => {
+  const read = readRecords(file, path, header, Number.POSITIVE_INFINITY, (type, payload) => {
     if (type === OwnType.END && payload.length === 8) endRecords = decodeNumber(payload, 0);
     if (type > TYPE_MAX) return;
     records++;
     visit(type, payload);
   });
+  const { wholeBytes, trouble } = await read;
   if (trouble !== undefined) throw damaged(path, wholeBytes, trouble);
   if (endRecords !== records) {
     const found = endRecords === undefined ? 'it has no end' : `its end speaks of ${endRecords} records`;
     throw damaged(path, wholeBytes, `${records} records, and ${found}`);
   }
-  return { records, holes: 0, wholeBytes, tornBytes: 0 };
+  return { records, bytes: wholeBytes };
 }
 
 async function readRecords(
   file: DiskFile,
   path: string,
   { kind, salt }: FileHeader,
-  visit: Visit,
+  endBytes: number,
+  visit: (type: number, payload: Buffer, endBytes: number) => void,
 ): Promise<{ wholeBytes: number; trouble: string | undefined }> {
   const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
   const turns = new Turns();
@@ -130,13 +145,14 @@ async function readRecords(
   let have = 0;
   for (;;) {
     const read = await file.read(buffer, have, wholeBytes + have);
-    have += read;
+    have = Math.min(have + read, endBytes - wholeBytes);
+    const isEnd = read === 0 || wholeBytes + have === endBytes;
     let at = 0;
     let next = recordEnd(buffer, at, have, salt);
     while (next > 0) {
       const type = buffer[at + 8]!;
       if (!isKnown(type, kind)) throw damaged(path, wholeBytes + at, `a record of unknown type ${type}`);
-      visit(type, buffer.subarray(at + RECORD_HEADER_BYTES, next));
+      visit(type, buffer.subarray(at + RECORD_HEADER_BYTES, next), wholeBytes + next);
       at = next;
       if (turns.over) await turns.next();
       next = recordEnd(buffer, at, have, salt);
@@ -147,7 +163,7 @@ async function readRecords(
     if (next === RecordTrouble.TOO_LONG) return { wholeBytes, trouble: 'a record that is too long' };
     if (next === RecordTrouble.WRONG_CHECKSUM)
       return { wholeBytes, trouble: 'a record with a wrong checksum' };
-    if (read === 0) return { wholeBytes, trouble: have === 0 ? undefined : 'a record that is cut short' };
+    if (isEnd) return { wholeBytes, trouble: have === 0 ? undefined : 'a record that is cut short' };
   }
 }
 
@@ -156,23 +172,19 @@ function isKnown(type: number, kind: number): boolean {
   return kind === FileKind.SNAPSHOT ? type === OwnType.END : type === OwnType.MARK || type === OwnType.HOLE;
 }
 
-/** Looks at every byte from `from` on for marks of this file; record boundaries mean nothing there. */
-async function findProof(
-  file: DiskFile,
-  header: FileHeader,
-  from: number,
-): Promise<{ provenBytes: number; sizeBytes: number }> {
+/** Looks at every byte from `from` on for marks; record boundaries mean nothing there. @returns the file's size */
+async function findMarks(file: DiskFile, header: FileHeader, from: number, proof: Proof): Promise<number> {
   const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
-  let provenBytes = 0;
   let base = from;
   let have = 0;
   for (;;) {
     const read = await file.read(buffer, have, base + have);
     have += read;
-    if (read === 0) return { provenBytes, sizeBytes: base + have };
+    if (read === 0) return base + have;
     const piece = buffer.subarray(0, have);
     for (let at = piece.indexOf(MARK_START); at >= 0; at = piece.indexOf(MARK_START, at + 1)) {
-      provenBytes = Math.max(provenBytes, provenBy(piece, at, header));
+      if (piece[at + 8] !== OwnType.MARK || recordEnd(piece, at, have, header.salt) < 0) continue;
+      noteMark(piece.subarray(at + RECORD_HEADER_BYTES), proof);
     }
     // A mark may lie across the end of the piece.
     const done = Math.max(0, have - (MARK_BYTES - 1));
@@ -182,9 +194,6 @@ async function findProof(
   }
 }
 
-/** @returns 0 when there is no whole mark of this file at `at`. */
-function provenBy(piece: Buffer, at: number, { salt, number }: FileHeader): number {
-  if (piece[at + 8] !== OwnType.MARK || recordEnd(piece, at, piece.length, salt) < 0) return 0;
-  const payload = piece.subarray(at + RECORD_HEADER_BYTES);
-  return decodeNumber(payload, 0) === number ? decodeNumber(payload, 1) : 0;
+function noteMark(payload: Buffer, proof: Proof): void {
+  if (payload.length >= MARK_PAYLOAD_BYTES) proof.note(decodeNumber(payload, 0), decodeNumber(payload, 1));
 }

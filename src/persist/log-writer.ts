@@ -1,16 +1,18 @@
 /**
  * Appends records to the newest log: group commit, a sync at intervals, and what to do when the disk says no.
  *
+ * - A log is begun when there is something to write, and is only ever written by the run that began it.
  * - A write is begun at once when none is under way; what is appended meanwhile makes up the next one.
  * - A write that fails is repeated at intervals, at the same place; meanwhile appends wait in memory. Whoever waits for
  *   {@link LogWriter.written} is told at once that nothing is written, so that nobody stands still for a full disk.
  * - When more than `bufferBytesMax` waits, because the disk fails or is slow, what waits is dropped, and everything
  *   after it until the disk has caught up. That is a hole: the log says so in a record, and only a snapshot closes it.
  * - A sync that fails is a hole too: the kernel reports it once and forgets the pages, so that a later sync of the same
- *   file proves nothing.
+ *   file proves nothing. What follows goes into a new log.
  */
 import { invariant, MapmeshError } from '../core/errors.js';
 import { type DiskFile, writeAll } from './disk.js';
+import type { Later } from './later.js';
 import {
   encodeNumbers,
   OwnType,
@@ -32,16 +34,25 @@ export interface Tail {
   /** How much a sync has covered. */
   syncedBytes: number;
   /** A sync failed: what has been written may not be on disk, and no later sync will tell. */
-  broken: boolean;
+  isBroken: boolean;
 }
 
 export interface LogWriterOptions {
-  /** Replaying showed that the log lacks something. */
-  readonly hasHole: boolean;
+  /** Of the newest log there is; 0 without one. */
+  readonly lastNumber: number;
+  /** Size of the logs there are. */
+  readonly olderBytes: number;
+  /** What earlier runs wrote is on disk. Else it is when the first log of this run is, which is begun at once. */
+  readonly isProven: boolean;
+  /** A rewrite is to be asked for without a hole, once. */
+  readonly isRewriteDue: boolean;
+  /** Makes the log of that number, on disk with its name; a second call for the same number makes it anew. */
+  readonly begin: (number: number) => Promise<Tail>;
   readonly salt: number;
   readonly syncIntervalMs: number;
   readonly retryIntervalMs: number;
   readonly bufferBytesMax: number;
+  readonly later: Later;
   /** Called when writing works and there is a hole, and again at intervals until it is closed. */
   readonly onHole: () => void;
 }
@@ -58,13 +69,17 @@ interface Waiter {
   readonly resolve: (done: boolean) => void;
 }
 
+interface NextWaiter {
+  readonly resolve: () => void;
+  readonly reject: (error: MapmeshError) => void;
+}
+
 export class LogWriter {
   readonly #options: LogWriterOptions;
-  #tail: Tail;
-  /** The log before, until its last writes are synced. */
-  #retired: Tail | undefined;
-  /** The log to go on with as soon as no write is under way. */
-  #next: { readonly tail: Tail; readonly done: () => void } | undefined;
+  #tail: Tail | undefined;
+  #olderBytes: number;
+  /** The tail is to be followed by another log. */
+  #isNextDue = false;
 
   #pending: RecordBuffer;
   /** Being written, or to be written again. */
@@ -72,10 +87,10 @@ export class LogWriter {
   /** Appends are numbered from 1; these count them. Dropped ones pass as written: a hole tells of them. */
   #appended = 0;
   #groupUpTo = 0;
-  #written = 0;
-  #synced = 0;
+  #written: number;
+  #synced: number;
   #droppedRecords = 0;
-  #dropping = false;
+  #isDropping = false;
   #isMarkDue = false;
 
   #writeProblem: MapmeshError | null = null;
@@ -83,37 +98,47 @@ export class LogWriter {
   #isHoleTold = false;
 
   #writeWaiters: Waiter[] = [];
-  #syncWaiters: Waiter[] = [];
   #roomWaiters: (() => void)[] = [];
+  #nextWaiters: NextWaiter[] = [];
 
   #isWriting = false;
   #writing: Promise<void> = Promise.resolve();
-  #isSyncing = false;
-  #syncing: Promise<void> = Promise.resolve();
-  #syncTimer: NodeJS.Timeout | undefined;
-  #retryTimer: NodeJS.Timeout | undefined;
+  #syncing: Promise<boolean> = Promise.resolve(true);
+  /** The last of `#syncing` as long as it has not begun. */
+  #queuedSync: Promise<boolean> | undefined;
+  #cancelSync: (() => void) | undefined;
+  #cancelRetry: (() => void) | undefined;
   #isClosing = false;
 
-  constructor(tail: Tail, options: LogWriterOptions) {
-    this.#tail = tail;
+  constructor(options: LogWriterOptions) {
     this.#options = options;
+    this.#olderBytes = options.olderBytes;
     this.#pending = new RecordBuffer(options.salt);
     this.#group = new RecordBuffer(options.salt);
-    if (options.hasHole) {
-      this.#openHole(
-        new MapmeshError(
-          'ERR_DATA_DIR',
-          `Cannot trust "${tail.path}": an earlier run could not write all of it`,
-          {
-            hint: 'It is made whole by itself.',
-          },
-        ),
-      );
-    }
+    // Number 0 stands for what earlier runs wrote.
+    this.#written = options.isProven ? 0 : -1;
+    this.#synced = this.#written;
+    if (!options.isProven) this.#write();
   }
 
-  get tail(): Readonly<Tail> {
-    return this.#tail;
+  /** Of the newest log; 0 when there is none yet. */
+  get number(): number {
+    return this.#tail?.number ?? this.#options.lastNumber;
+  }
+
+  /** Size of the logs before the one that is appended to. */
+  get olderBytes(): number {
+    return this.#olderBytes;
+  }
+
+  /** Size of all logs. */
+  get bytes(): number {
+    return this.#olderBytes + (this.#tail?.bytes ?? 0);
+  }
+
+  /** A sync failed, and the next log has not been begun. */
+  get isBroken(): boolean {
+    return this.#tail?.isBroken === true;
   }
 
   /** Why the log lacks something of what was appended; null when it lacks nothing. */
@@ -134,7 +159,7 @@ export class LogWriter {
     invariant(!this.#isClosing, 'nothing is appended to a log that is being closed');
     invariant(type >= 0 && type <= TYPE_MAX, `record type ${type} is the caller's`);
     invariant(payload.length <= PAYLOAD_BYTES_MAX, `a payload of ${payload.length} bytes fits a record`);
-    if (this.#dropping) {
+    if (this.#isDropping) {
       this.#droppedRecords++;
       return;
     }
@@ -149,7 +174,7 @@ export class LogWriter {
 
   /** Resolves when everything appended so far is with the kernel (true), or when it is known not to be (false). */
   written(): Promise<boolean> {
-    if (this.#writeProblem !== null || this.#dropping) return Promise.resolve(false);
+    if (this.#writeProblem !== null || this.#isDropping) return Promise.resolve(false);
     if (this.#written >= this.#appended) return Promise.resolve(this.#holeProblem === null);
     return new Promise((resolve) => this.#writeWaiters.push({ upTo: this.#appended, resolve }));
   }
@@ -157,16 +182,7 @@ export class LogWriter {
   /** As {@link written}, and on disk. */
   async synced(): Promise<boolean> {
     if (!(await this.written())) return false;
-    if (this.#synced >= this.#written) return true;
-    return this.sync();
-  }
-
-  /** Syncs what has been written so far. @returns whether that worked and the log has no hole */
-  sync(): Promise<boolean> {
-    return new Promise((resolve) => {
-      this.#syncWaiters.push({ upTo: this.#written, resolve });
-      this.#startSync();
-    });
+    return this.#synced >= this.#written || this.#sync();
   }
 
   /** @returns undefined when there is room, or no use in waiting for it */
@@ -175,13 +191,21 @@ export class LogWriter {
     return new Promise((resolve) => this.#roomWaiters.push(resolve));
   }
 
-  /** Goes on in another log. The one before is synced and closed by the next {@link sync}. */
-  async switchTo(tail: Tail): Promise<void> {
-    invariant(this.#retired === undefined && this.#next === undefined, 'one log is retired at a time');
-    await new Promise<void>((done) => {
-      this.#next = { tail, done };
-      if (!this.#isWriting) this.#switch();
-    });
+  /**
+   * Goes on in a new log. The one before is synced first, so that a log which is followed by another is on disk, or
+   * there is a hole.
+   * @throws MapmeshError ERR_DATA_DIR; then it goes on in the same log, if that can be trusted
+   */
+  beginNext(): Promise<void> {
+    this.#isNextDue = true;
+    const begun = new Promise<void>((resolve, reject) => this.#nextWaiters.push({ resolve, reject }));
+    this.#write();
+    return begun;
+  }
+
+  /** So much of `olderBytes` has been removed. */
+  forgetOlder(bytes: number): void {
+    this.#olderBytes -= bytes;
   }
 
   holeState(): HoleState {
@@ -197,15 +221,15 @@ export class LogWriter {
   /** Writes and syncs the rest, with one more try if the disk had failed. @returns as {@link synced} */
   async close(): Promise<boolean> {
     this.#isClosing = true;
-    clearTimeout(this.#retryTimer);
-    clearTimeout(this.#syncTimer);
-    this.#write();
+    this.#cancelRetry?.();
+    this.#cancelSync?.();
+    if (this.#hasWork() || this.#writeProblem !== null) this.#write();
     await this.#writing;
     const synced = await this.synced();
     await this.#syncing;
     await this.#writing;
     try {
-      for (const tail of [this.#retired, this.#tail]) await tail?.file.close();
+      await this.#tail?.file.close();
     } catch (error) {
       this.#writeFailed(error);
       return false;
@@ -217,45 +241,72 @@ export class LogWriter {
     if (!this.#isWriting) this.#writing = this.#writeGroups();
   }
 
+  #hasWork(): boolean {
+    return this.waitingBytes > 0 || this.#isMarkDue || this.#isNextDue;
+  }
+
   async #writeGroups(): Promise<void> {
     this.#isWriting = true;
     try {
-      while (this.#takeGroup()) {
-        const { file, bytes } = this.#tail;
-        await writeAll(file, this.#group.filled, bytes);
-        this.#groupWritten();
-      }
+      do {
+        this.#tail ??= await this.#options.begin(this.number + 1);
+        if (this.#isNextDue) await this.#moveOn(this.#tail);
+        this.#takeGroup(this.#tail);
+        await writeAll(this.#tail.file, this.#group.filled, this.#tail.bytes);
+        this.#groupWritten(this.#tail);
+      } while (this.#hasWork());
     } catch (error) {
       this.#writeFailed(error);
     } finally {
       this.#isWriting = false;
-      this.#switch();
     }
   }
 
-  /** @returns whether there is something to write */
-  #takeGroup(): boolean {
-    this.#switch();
-    if (this.#group.length > 0) return true;
-    if (this.#isMarkDue) {
-      this.#pending.push(OwnType.MARK, encodeNumbers(this.#tail.number, this.#tail.syncedBytes));
-      this.#isMarkDue = false;
+  async #moveOn(old: Tail): Promise<void> {
+    let next: Tail;
+    try {
+      next = await this.#options.begin(old.number + 1);
+    } catch (error) {
+      if (old.isBroken) throw error;
+      this.#isNextDue = false;
+      this.#refuseNext(error);
+      return;
     }
+    if (!old.isBroken) await this.#sync(); // of all of it: nothing is being written
+    this.#isMarkDue = false;
+    this.#pending.push(OwnType.MARK, encodeNumbers(old.number, old.syncedBytes));
+    this.#olderBytes += old.bytes;
+    this.#tail = next;
+    this.#isNextDue = false;
+    for (const { resolve } of this.#nextWaiters.splice(0)) resolve();
+    await old.file.close();
+  }
+
+  #refuseNext(error: unknown): void {
+    if (!(error instanceof MapmeshError)) throw error;
+    for (const { reject } of this.#nextWaiters.splice(0)) reject(error);
+  }
+
+  #takeGroup(tail: Tail): void {
+    if (this.#group.length > 0) return;
+    // It need not reach the disk: it only tells damage from a torn tail, and saves the next run some copying.
+    if (this.#isMarkDue) this.#pending.push(OwnType.MARK, encodeNumbers(tail.number, tail.syncedBytes));
+    this.#isMarkDue = false;
     [this.#group, this.#pending] = [this.#pending, this.#group];
     this.#groupUpTo = this.#appended;
-    this.#dropping = false;
-    return this.#group.length > 0;
+    this.#isDropping = false;
   }
 
-  #groupWritten(): void {
-    this.#tail.bytes += this.#group.length;
+  #groupWritten(tail: Tail): void {
+    tail.bytes += this.#group.length;
     this.#group.clear();
     this.#written = this.#groupUpTo;
     this.#writeProblem = null;
     this.#writeWaiters = settle(this.#writeWaiters, this.#written, this.#holeProblem === null);
     if (!this.#isCrowded()) this.#releaseRoomWaiters();
     this.#scheduleSync();
-    if (this.#holeProblem !== null && !this.#isHoleTold) this.#tellHole();
+    const isRewriteDue = this.#holeProblem !== null || this.#options.isRewriteDue;
+    if (isRewriteDue && !this.#isHoleTold) this.#tellHole();
   }
 
   /** What was written in part is written again, or ends as a torn tail. */
@@ -263,22 +314,25 @@ export class LogWriter {
     if (!(error instanceof MapmeshError)) throw error;
     this.#writeProblem = error;
     this.#giveUpWaiting();
+    this.#refuseNext(error);
     this.#scheduleRetry();
   }
 
   #overflow(): void {
-    const { path } = this.#tail;
     const limit = `${this.waitingBytes} bytes wait, expected at most ${this.#options.bufferBytesMax}`;
-    const queued = this.#appended - (this.#group.length > 0 ? this.#groupUpTo : this.#written);
-    this.#droppedRecords += queued + 1;
-    this.#dropping = true;
+    this.#droppedRecords += this.#appended - this.#groupUpTo + 1;
+    this.#isDropping = true;
     this.#pending.clear();
     this.#pending.push(OwnType.HOLE, NOTHING);
     this.#openHole(
-      new MapmeshError('ERR_LIMIT', `Cannot append to "${path}" as fast as the state changes: ${limit}`, {
-        hint: 'See whether the disk is full, failing or slow; the log is made whole by itself once it can be written.',
-        cause: this.#writeProblem ?? undefined,
-      }),
+      new MapmeshError(
+        'ERR_LIMIT',
+        `Cannot append to the register log as fast as the state changes: ${limit}`,
+        {
+          hint: 'See whether the disk is full, failing or slow; the log is made whole by itself once it can be written.',
+          cause: this.#writeProblem ?? undefined,
+        },
+      ),
     );
     this.#giveUpWaiting();
   }
@@ -295,7 +349,7 @@ export class LogWriter {
   }
 
   #isCrowded(): boolean {
-    if (this.#writeProblem !== null || this.#dropping) return false;
+    if (this.#writeProblem !== null || this.#isDropping) return false;
     return this.waitingBytes > this.#options.bufferBytesMax / 2;
   }
 
@@ -303,100 +357,74 @@ export class LogWriter {
     for (const release of this.#roomWaiters.splice(0)) release();
   }
 
-  #switch(): void {
-    if (this.#next === undefined) return;
-    const { tail, done } = this.#next;
-    this.#next = undefined;
-    this.#retired = this.#tail;
-    this.#tail = tail;
-    this.#isMarkDue = false;
-    done();
-  }
-
   #scheduleSync(): void {
-    const isDirty = this.#written > this.#synced && !this.#tail.broken;
-    if (!isDirty || this.#isSyncing || this.#isClosing || this.#syncTimer !== undefined) return;
-    this.#syncTimer = setTimeout(() => this.#startSync(), this.#options.syncIntervalMs).unref();
+    const isDirty = this.#written > this.#synced && this.#tail?.isBroken === false;
+    if (!isDirty || this.#isClosing || this.#cancelSync !== undefined) return;
+    this.#cancelSync = this.#options.later(() => {
+      this.#cancelSync = undefined;
+      if (this.#written > this.#synced) void this.#sync();
+    }, this.#options.syncIntervalMs);
   }
 
-  #startSync(): void {
-    clearTimeout(this.#syncTimer);
-    this.#syncTimer = undefined;
-    if (!this.#isSyncing) this.#syncing = this.#syncUntilNobodyWaits();
+  /**
+   * Syncs what has been written so far. One at a time: of two at once the kernel tells only one that it failed.
+   * @returns whether that worked and the log has no hole
+   */
+  #sync(): Promise<boolean> {
+    this.#queuedSync ??= this.#syncing.then(() => {
+      this.#queuedSync = undefined;
+      return this.#syncOnce();
+    });
+    this.#syncing = this.#queuedSync;
+    return this.#queuedSync;
   }
 
-  async #syncUntilNobodyWaits(): Promise<void> {
-    this.#isSyncing = true;
-    do await this.#syncOnce();
-    while (this.#syncWaiters.length > 0);
-    this.#isSyncing = false;
-    this.#scheduleSync();
-  }
-
-  async #syncOnce(): Promise<void> {
+  async #syncOnce(): Promise<boolean> {
     const tail = this.#tail;
-    const bytes = tail.bytes;
+    invariant(tail !== undefined, 'what is synced has been written');
+    if (tail.isBroken) return false;
+    const { bytes } = tail;
     const upTo = this.#written;
     try {
-      if (this.#retired !== undefined) await this.#syncRetired(this.#retired);
-      await datasyncTail(tail);
+      await tail.file.datasync();
     } catch (error) {
-      if (!(error instanceof MapmeshError)) throw error;
-      this.#pending.push(OwnType.HOLE, NOTHING); // the next run, if it comes to that, must not trust this log either
-      this.#openHole(error);
-      if (this.#writeProblem === null) this.#write();
-      this.#syncWaiters = settle(this.#syncWaiters, Number.POSITIVE_INFINITY, false);
-      return;
-    }
-    if (tail.broken) {
-      this.#syncWaiters = settle(this.#syncWaiters, Number.POSITIVE_INFINITY, false);
-      return;
+      this.#syncFailed(tail, error);
+      return false;
     }
     this.#synced = upTo;
-    this.#syncWaiters = settle(this.#syncWaiters, upTo, this.#holeProblem === null);
-    if (bytes > tail.syncedBytes) this.#markSynced(tail, bytes);
+    this.#scheduleSync();
+    if (bytes > tail.syncedBytes) this.#markDue(tail, bytes);
+    return this.#holeProblem === null;
   }
 
-  async #syncRetired({ file }: Tail): Promise<void> {
-    try {
-      await file.datasync();
-    } finally {
-      this.#retired = undefined;
-      await file.close();
-    }
-  }
-
-  /** The mark itself need not reach the disk: it only tells damage from a torn tail. */
-  #markSynced(tail: Tail, bytes: number): void {
+  #markDue(tail: Tail, bytes: number): void {
     tail.syncedBytes = bytes;
-    if (tail !== this.#tail) return;
     this.#isMarkDue = true;
     if (this.#writeProblem === null) this.#write();
   }
 
+  #syncFailed(tail: Tail, error: unknown): void {
+    if (!(error instanceof MapmeshError)) throw error;
+    tail.isBroken = true;
+    this.#isNextDue = true;
+    this.#openHole(error);
+    if (this.#writeProblem === null) this.#write();
+  }
+
   #scheduleRetry(): void {
-    if (this.#isClosing || this.#retryTimer !== undefined) return;
-    this.#retryTimer = setTimeout(() => {
-      this.#retryTimer = undefined;
+    if (this.#isClosing || this.#cancelRetry !== undefined) return;
+    this.#cancelRetry = this.#options.later(() => {
+      this.#cancelRetry = undefined;
       if (this.#writeProblem !== null) this.#write();
-      else if (this.#holeProblem !== null) this.#tellHole();
+      else if (this.#holeProblem !== null && !this.#isDropping) this.#tellHole();
       if (this.problem !== null) this.#scheduleRetry();
-    }, this.#options.retryIntervalMs).unref();
+    }, this.#options.retryIntervalMs);
   }
 
   #tellHole(): void {
     if (this.#isClosing) return;
     this.#isHoleTold = true;
     this.#options.onHole();
-  }
-}
-
-async function datasyncTail(tail: Tail): Promise<void> {
-  try {
-    await tail.file.datasync();
-  } catch (error) {
-    tail.broken = true;
-    throw error;
   }
 }
 

@@ -16,33 +16,25 @@
  * - `written()` was true: the records survive the end of the process, however it comes;
  * - `synced()` was true: they survive a loss of power. A sync runs by itself at intervals while there is need;
  * - a replay brings all of that back or fails with the file and the offset. Only writes that no sync had covered are
- *   cut off, and counted in `replayed.tornBytes` (log-reader.ts has the rule, log-format.ts the bytes, log-files.ts
- *   the names and what a missing file means);
+ *   cut off, and counted in `replayed.tornBytes` (log-reader.ts has the rule, log-replay.ts how a new run goes on,
+ *   log-format.ts the bytes, log-files.ts the names and what a missing file means);
  * - trouble with the disk is a state, `problem`, never an exception: mapmesh goes on and says so (log-writer.ts).
  *
- * A rewrite begins the next log, then writes the snapshot that stands for everything before it, then removes what it
- * replaces. At each point in between, what is there replays to everything that was appended.
+ * Every run begins a log of its own. A rewrite begins another one, then writes the snapshot that stands for everything
+ * before it, then removes what it replaces. At each point in between, what is there replays to everything that was
+ * appended.
  */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { invariant, MapmeshError } from '../core/errors.js';
-import { type Disk, type DiskFile, nodeDisk, writeAll } from './disk.js';
-import { createDurably, findLogFiles, logName, snapshotName, writeNewest } from './log-files.js';
-import {
-  encodeFileHeader,
-  encodeNumbers,
-  FILE_HEADER_BYTES,
-  type FileHeader,
-  FileKind,
-  type LogRecord,
-  OwnType,
-  RECORD_BYTES_MAX,
-  RecordBuffer,
-  TYPE_MAX,
-} from './log-format.js';
-import { type Content, readHeader, readLog, readSnapshot } from './log-reader.js';
-import { LogWriter, type Tail } from './log-writer.js';
-import { Turns } from './turns.js';
+import { beginLog } from './begin-log.js';
+import { type Disk, nodeDisk } from './disk.js';
+import { type Later, nodeLater } from './later.js';
+import { findLogFiles, type LogFiles } from './log-files.js';
+import { NOWHERE, RECORD_BYTES_MAX } from './log-format.js';
+import { type Replay, type Replayed, replayFiles } from './log-replay.js';
+import { LogWriter } from './log-writer.js';
+import { type Records, writeSnapshot } from './snapshot-writer.js';
 
 /** What a loss of power can cost. Shorter costs more writes of the disk's own journal. */
 const SYNC_INTERVAL_MS = 200;
@@ -50,11 +42,8 @@ const SYNC_INTERVAL_MS = 200;
 const RETRY_INTERVAL_MS = 1000;
 /** A second or two of appends at full rate: a disk may stall that long during a sync. */
 const BUFFER_BYTES_MAX = 32 * 1024 * 1024;
-
-/** A snapshot is written in pieces of about this size ... */
-const SNAPSHOT_PIECE_BYTES = 256 * 1024;
-/** ... and synced as often as this, so that the log's own syncs never wait for all of it. */
-const SNAPSHOT_SYNC_BYTES = 16 * 1024 * 1024;
+/** Every run begins a log. When there are so many, a rewrite is asked for. */
+const LOGS_MAX = 16;
 
 export interface RegisterLogOptions {
   /**
@@ -62,7 +51,10 @@ export interface RegisterLogOptions {
    * What it throws ends the opening.
    */
   readonly onRecord: (type: number, payload: Uint8Array) => void;
-  /** The log lacks something, can be written again, and a {@link RegisterLog.rewrite} would make it whole. Repeated. */
+  /**
+   * A {@link RegisterLog.rewrite} is due: the log lacks something and can be written again (repeated until it is whole),
+   * or is in many files.
+   */
   readonly onHole: () => void;
   /** Lower loses less when power goes, and costs the disk more. */
   readonly syncIntervalMs?: number;
@@ -71,15 +63,7 @@ export interface RegisterLogOptions {
   /** Most bytes that wait for the disk; past that, appends are dropped and the log has a hole. */
   readonly bufferBytesMax?: number;
   readonly disk?: Disk;
-}
-
-export interface Replayed {
-  readonly records: number;
-  readonly bytes: number;
-  /** Cut off at the end: writes that were under way when the machine or the process stopped. */
-  readonly tornBytes: number;
-  /** Places at which earlier runs lost records and ended before a rewrite could make up for it. */
-  readonly holes: number;
+  readonly later?: Later;
 }
 
 export interface RegisterLog {
@@ -113,7 +97,7 @@ export interface RegisterLog {
    * @returns false when the disk failed (see `problem`; the log is as good as before) or the log was closed.
    *   Rejects only with what `snapshot` throws.
    */
-  rewrite(snapshot: () => Iterable<LogRecord> | AsyncIterable<LogRecord>): Promise<boolean>;
+  rewrite(snapshot: () => Records): Promise<boolean>;
   /** Ends a rewrite that is under way, writes and syncs the rest. @returns as {@link synced}. Safe to call twice. */
   close(): Promise<boolean>;
 }
@@ -127,115 +111,33 @@ export async function openRegisterLog(
   options: RegisterLogOptions,
 ): Promise<RegisterLog> {
   const disk = options.disk ?? nodeDisk;
-  const files = await findLogFiles(disk, directory.path);
-  const base = files.snapshot ?? 1;
-  const opened: Opened =
-    files.logs.length === 0
-      ? await beginLog(disk, directory.path)
-      : await replay(disk, directory.path, files.snapshot, files.logs, options.onRecord);
+  const { path } = directory;
+  const files = await findLogFiles(disk, path);
+  const replay =
+    files.logs.length > 0 ? await replayFiles(disk, path, files, options.onRecord) : emptyReplay();
+  // An earlier run may have ended between a rename and the sync of the directory that has to follow it.
+  const isProven = replay.unproven.length === 0 && (await isDirectorySynced(disk, path));
+  return new FileRegisterLog(disk, path, files, replay, isProven, options);
+}
+
+async function isDirectorySynced(disk: Disk, directory: string): Promise<boolean> {
   try {
-    const { number } = opened.tail;
-    // A start on a full disk writes nothing.
-    if (number !== files.newest) await writeNewest(disk, directory.path, number);
-    for (const name of files.replaced) await disk.remove(join(directory.path, name));
-  } catch (error) {
-    await opened.tail.file.close();
-    throw error;
-  }
-  return new FileRegisterLog(disk, directory.path, base, opened, options);
-}
-
-interface Opened {
-  readonly tail: Tail;
-  readonly salt: number;
-  readonly replayed: Replayed;
-  readonly snapshotBytes: number;
-  /** Of the logs between the snapshot and the tail. */
-  readonly olderBytes: number;
-}
-
-async function beginLog(disk: Disk, directory: string): Promise<Opened> {
-  const salt = randomBytes(4).readUInt32LE();
-  const tail = await createLog(disk, directory, { kind: FileKind.LOG, number: 1, salt, previousBytes: 0 });
-  const replayed = { records: 0, bytes: 0, tornBytes: 0, holes: 0 };
-  return { tail, salt, replayed, snapshotBytes: 0, olderBytes: 0 };
-}
-
-async function createLog(disk: Disk, directory: string, header: FileHeader): Promise<Tail> {
-  const name = logName(header.number);
-  const file = await createDurably(disk, directory, name, (file) =>
-    writeAll(file, encodeFileHeader(header), 0),
-  );
-  return tailOf(file, join(directory, name), header.number, FILE_HEADER_BYTES);
-}
-
-function tailOf(file: DiskFile, path: string, number: number, bytes: number): Tail {
-  return { file, path, number, bytes, syncedBytes: 0, broken: false };
-}
-
-interface LogFile {
-  readonly file: DiskFile;
-  readonly path: string;
-  readonly header: FileHeader;
-}
-
-async function replay(
-  disk: Disk,
-  directory: string,
-  snapshot: number | undefined,
-  numbers: readonly number[],
-  onRecord: RegisterLogOptions['onRecord'],
-): Promise<Opened> {
-  const files: LogFile[] = [];
-  let tail: Tail | undefined;
-  const add = async (name: string, kind: number, number: number): Promise<void> => {
-    const path = join(directory, name);
-    const file = await disk.open(path);
-    try {
-      files.push({ file, path, header: await readHeader(file, path, kind, number) });
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
-  };
-  try {
-    const contents: Content[] = [];
-    if (snapshot !== undefined) {
-      await add(snapshotName(snapshot), FileKind.SNAPSHOT, snapshot);
-      const { file, path, header } = files[0]!;
-      contents.push(await readSnapshot(file, path, header, onRecord));
-    }
-    const snapshotBytes = contents[0]?.wholeBytes ?? 0;
-    for (const number of numbers) await add(logName(number), FileKind.LOG, number);
-    for (const [i, { file, path, header }] of files.entries()) {
-      if (header.kind !== FileKind.LOG) continue;
-      const provenBytes = files[i + 1]?.header.previousBytes ?? FILE_HEADER_BYTES;
-      contents.push(await readLog(file, path, header, provenBytes, onRecord));
-    }
-    const last = files.at(-1)!;
-    const { wholeBytes, tornBytes } = contents.at(-1)!;
-    if (tornBytes > 0) {
-      await last.file.truncate(wholeBytes);
-      await last.file.datasync();
-    }
-    const replayed = total(contents);
-    tail = tailOf(last.file, last.path, last.header.number, wholeBytes);
-    // A sync that failed in an earlier run is forgotten by the kernel: a later one proves nothing of those bytes.
-    tail.broken = replayed.holes > 0;
-    const olderBytes = replayed.bytes - snapshotBytes - wholeBytes;
-    return { tail, salt: last.header.salt, replayed, snapshotBytes, olderBytes };
-  } finally {
-    for (const { file } of files) if (file !== tail?.file) await file.close();
+    await disk.syncDirectory(directory);
+    return true;
+  } catch {
+    return false; // beginning the first log is to fail for the same reason, and says so
   }
 }
 
-function total(contents: readonly Content[]): Replayed {
-  const sum = (of: (content: Content) => number): number => contents.reduce((n, each) => n + of(each), 0);
+const NOTHING_TAKEN = { from: NOWHERE, unproven: [] } as const;
+
+function emptyReplay(): Replay {
   return {
-    records: sum(({ records }) => records),
-    bytes: sum(({ wholeBytes }) => wholeBytes),
-    tornBytes: sum(({ tornBytes }) => tornBytes),
-    holes: sum(({ holes }) => holes),
+    replayed: { records: 0, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0 },
+    salt: randomBytes(4).readUInt32LE(),
+    snapshotBytes: 0,
+    logBytes: 0,
+    ...NOTHING_TAKEN,
   };
 }
 
@@ -245,38 +147,52 @@ class FileRegisterLog implements RegisterLog {
   readonly #directory: string;
   readonly #salt: number;
   readonly #writer: LogWriter;
-  /** Number of the snapshot; 1 without one. */
-  #base: number;
   #snapshotBytes: number;
-  #olderBytes: number;
+  /** A rewrite got as far as to the log that its snapshot precedes, and no further. */
+  #isNextBegun = false;
   #rewriteProblem: MapmeshError | null = null;
   #rewriting: Promise<boolean> | undefined;
   #closing: Promise<boolean> | undefined;
 
-  constructor(disk: Disk, directory: string, base: number, opened: Opened, options: RegisterLogOptions) {
+  constructor(
+    disk: Disk,
+    directory: string,
+    files: LogFiles,
+    replay: Replay,
+    isProven: boolean,
+    options: RegisterLogOptions,
+  ) {
+    const { replayed, salt, snapshotBytes, logBytes } = replay;
     this.#disk = disk;
     this.#directory = directory;
-    this.#base = base;
-    this.replayed = opened.replayed;
-    this.#salt = opened.salt;
-    this.#snapshotBytes = opened.snapshotBytes;
-    this.#olderBytes = opened.olderBytes;
-    this.#writer = new LogWriter(opened.tail, {
-      salt: opened.salt,
+    this.replayed = replayed;
+    this.#salt = salt;
+    this.#snapshotBytes = snapshotBytes;
+    const lastNumber = files.logs.at(-1) ?? 0;
+    this.#writer = new LogWriter({
+      lastNumber,
+      olderBytes: logBytes,
+      isProven,
+      isRewriteDue: files.logs.length >= LOGS_MAX,
+      begin: async (number) => {
+        if (number !== lastNumber + 1) return beginLog(disk, directory, { number, salt, ...NOTHING_TAKEN });
+        await disk.syncDirectory(directory);
+        for (const name of files.replaced) await disk.remove(join(directory, name));
+        return beginLog(disk, directory, { number, ...replay });
+      },
+      salt,
       syncIntervalMs: options.syncIntervalMs ?? SYNC_INTERVAL_MS,
       retryIntervalMs: options.retryIntervalMs ?? RETRY_INTERVAL_MS,
-      hasHole: opened.replayed.holes > 0,
       bufferBytesMax: Math.max(options.bufferBytesMax ?? BUFFER_BYTES_MAX, RECORD_BYTES_MAX),
+      later: options.later ?? nodeLater,
       onHole: () => {
         if (!this.isRewriting) options.onHole();
       },
     });
-    // What a killed run wrote may not be on disk; from now on it is proven to be.
-    if (opened.tail.bytes > FILE_HEADER_BYTES && !opened.tail.broken) void this.#writer.sync();
   }
 
   get bytes(): number {
-    return this.#snapshotBytes + this.#olderBytes + this.#writer.tail.bytes;
+    return this.#snapshotBytes + this.#writer.bytes;
   }
 
   get snapshotBytes(): number {
@@ -311,7 +227,7 @@ class FileRegisterLog implements RegisterLog {
     return this.#writer.backpressure();
   }
 
-  async rewrite(snapshot: () => Iterable<LogRecord> | AsyncIterable<LogRecord>): Promise<boolean> {
+  async rewrite(snapshot: () => Records): Promise<boolean> {
     invariant(!this.isRewriting, 'one rewrite runs at a time');
     if (this.#closing !== undefined) return false;
     this.#rewriting = this.#rewrite(snapshot);
@@ -337,112 +253,28 @@ class FileRegisterLog implements RegisterLog {
     return this.#writer.close();
   }
 
-  async #rewrite(snapshot: () => Iterable<LogRecord> | AsyncIterable<LogRecord>): Promise<boolean> {
-    await this.#beginNextLog();
-    const hole = this.#writer.holeState();
-    const { number } = this.#writer.tail;
-    const bytes = await this.#writeSnapshot(number, snapshot());
+  async #rewrite(snapshot: () => Records): Promise<boolean> {
+    const writer = this.#writer;
+    if (!this.#isNextBegun || writer.isBroken) {
+      await writer.beginNext();
+      this.#isNextBegun = true;
+    }
+    // All that has been appended is in the state by now, so the snapshot may stand for every log before this one.
+    const { number, olderBytes } = writer;
+    const hole = writer.holeState();
+    const bytes = await writeSnapshot(this.#disk, this.#directory, snapshot(), {
+      number,
+      salt: this.#salt,
+      isStopped: () => this.#closing !== undefined,
+    });
     if (bytes === undefined) return false;
-    this.#writer.closeHole(hole);
+    writer.closeHole(hole);
+    writer.forgetOlder(olderBytes);
+    this.#isNextBegun = false;
     this.#rewriteProblem = null;
-    this.#base = number;
     this.#snapshotBytes = bytes;
-    this.#olderBytes = 0;
     const { replaced } = await findLogFiles(this.#disk, this.#directory);
     for (const name of replaced) await this.#disk.remove(join(this.#directory, name));
     return true;
-  }
-
-  /** Everything in logs before the next one is then covered by a snapshot that is begun later. */
-  async #beginNextLog(): Promise<void> {
-    const tail = this.#writer.tail;
-    // An earlier rewrite got this far and no further.
-    if (tail.number > this.#base && !tail.broken) return;
-    await this.#writer.synced();
-    const number = tail.number + 1;
-    const previousBytes = tail.syncedBytes;
-    const header = { kind: FileKind.LOG, number, salt: this.#salt, previousBytes };
-    const next = await createLog(this.#disk, this.#directory, header);
-    await this.#writer.switchTo(next);
-    this.#olderBytes += tail.bytes;
-    await this.#writer.sync();
-    await writeNewest(this.#disk, this.#directory, number);
-  }
-
-  /** @returns its size; undefined when the log was closed meanwhile */
-  async #writeSnapshot(
-    number: number,
-    records: Iterable<LogRecord> | AsyncIterable<LogRecord>,
-  ): Promise<number | undefined> {
-    const writer = new SnapshotWriter(this.#salt);
-    const turns = new Turns();
-    const isClosed = (): boolean => this.#closing !== undefined;
-    const fill = async (file: DiskFile): Promise<void> => {
-      await writer.begin(file, number);
-      for await (const { type, payload } of records) {
-        if (writer.push(type, payload)) await writer.flush();
-        if (turns.over) await turns.next();
-        if (isClosed()) throw CLOSED;
-      }
-      await writer.end();
-    };
-    try {
-      const file = await createDurably(this.#disk, this.#directory, snapshotName(number), fill);
-      await file.close();
-      return writer.bytes;
-    } catch (error) {
-      if (error === CLOSED) return undefined;
-      throw error;
-    }
-  }
-}
-
-/** Ends the writing of a snapshot. */
-const CLOSED = Symbol('closed');
-
-class SnapshotWriter {
-  readonly #buffer: RecordBuffer;
-  readonly #salt: number;
-  #file!: DiskFile;
-  #bytes = 0;
-  #syncedBytes = 0;
-  #records = 0;
-
-  constructor(salt: number) {
-    this.#salt = salt;
-    this.#buffer = new RecordBuffer(salt);
-  }
-
-  get bytes(): number {
-    return this.#bytes;
-  }
-
-  async begin(file: DiskFile, number: number): Promise<void> {
-    this.#file = file;
-    const header = { kind: FileKind.SNAPSHOT, number, salt: this.#salt, previousBytes: 0 };
-    await writeAll(file, encodeFileHeader(header), 0);
-    this.#bytes = FILE_HEADER_BYTES;
-  }
-
-  /** @returns whether it is time to flush */
-  push(type: number, payload: Uint8Array): boolean {
-    invariant(type >= 0 && type <= TYPE_MAX, `record type ${type} is the caller's`);
-    this.#buffer.push(type, payload);
-    this.#records++;
-    return this.#buffer.length >= SNAPSHOT_PIECE_BYTES;
-  }
-
-  async end(): Promise<void> {
-    this.#buffer.push(OwnType.END, encodeNumbers(this.#records));
-    await this.flush();
-  }
-
-  async flush(): Promise<void> {
-    await writeAll(this.#file, this.#buffer.filled, this.#bytes);
-    this.#bytes += this.#buffer.length;
-    this.#buffer.clear();
-    if (this.#bytes - this.#syncedBytes < SNAPSHOT_SYNC_BYTES) return;
-    await this.#file.datasync();
-    this.#syncedBytes = this.#bytes;
   }
 }

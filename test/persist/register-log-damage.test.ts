@@ -7,7 +7,7 @@ import { randomFrom, SimDisk } from './register-log-sim-disk.js';
 import { append, openLog, range, recordOf, recordsOf, replayed } from './register-log-support.js';
 
 const PATH = '/data';
-const HEADER_BYTES = 36;
+const HEADER_BYTES = 44;
 const MARK_BYTES = 25;
 const MUTATIONS = 4000;
 const REPLAY = 'node dist/test/run.js test/persist/register-log-damage.test.ts';

@@ -31,25 +31,65 @@ export interface Faults {
   /** Bytes that all files may have together. */
   capacityBytes: number;
   /** Errno of every operation of that name. */
-  readonly errnos: Map<'write' | 'datasync' | 'create' | 'rename' | 'syncDirectory', string>;
+  readonly errnos: Map<Operation, string>;
   /** Operations wait until this is resolved. */
   hang: Promise<void> | undefined;
   /** datasync returns and has done nothing: the canary. */
   isSyncALie: boolean;
 }
 
+/** Bytes [from, to) of a write, that go to `at`. */
 interface Piece {
   readonly at: number;
   readonly bytes: Buffer;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** Bytes that can be written anywhere; what lies between is zero. */
+class Bytes {
+  #buffer: Buffer;
+  #length: number;
+
+  constructor(bytes: Uint8Array) {
+    this.#buffer = Buffer.from(bytes);
+    this.#length = bytes.length;
+  }
+
+  get filled(): Buffer {
+    return this.#buffer.subarray(0, this.#length);
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  write({ at, bytes, from, to }: Piece): void {
+    const end = at + to - from;
+    if (end > this.#buffer.length) {
+      const grown = Buffer.alloc(2 * end);
+      this.filled.copy(grown);
+      this.#buffer = grown;
+    }
+    bytes.copy(this.#buffer, at, from, to);
+    this.#length = Math.max(this.#length, end);
+  }
 }
 
 class Inode {
   /** What a reader sees. */
-  content: Buffer = Buffer.alloc(0);
+  readonly content: Bytes;
   /** What is on the platter, and what has been written since and may be or not. */
-  durable: Buffer = Buffer.alloc(0);
+  readonly durable: Bytes;
   unsynced: Piece[] = [];
+
+  constructor(bytes: Uint8Array) {
+    this.content = new Bytes(bytes);
+    this.durable = new Bytes(bytes);
+  }
 }
+
+type Operation = 'write' | 'datasync' | 'create' | 'rename' | 'syncDirectory';
 
 export class SimDisk implements Disk {
   readonly faults: Faults = {
@@ -58,6 +98,8 @@ export class SimDisk implements Disk {
     hang: undefined,
     isSyncALie: false,
   };
+  /** How often each operation has failed. */
+  readonly failed = new Map<Operation, number>();
   readonly #random: Random;
   #names = new Map<string, Inode>();
   #durableNames = new Map<string, Inode>();
@@ -74,9 +116,7 @@ export class SimDisk implements Disk {
   static of(random: Random, files: Iterable<readonly [string, Uint8Array]>): SimDisk {
     const disk = new SimDisk(random);
     for (const [name, bytes] of files) {
-      const inode = new Inode();
-      inode.content = Buffer.from(bytes);
-      inode.durable = Buffer.from(bytes);
+      const inode = new Inode(bytes);
       disk.#names.set(name, inode);
       disk.#durableNames.set(name, inode);
     }
@@ -85,7 +125,7 @@ export class SimDisk implements Disk {
 
   /** Contents by name. */
   files(): Map<string, Buffer> {
-    return new Map([...this.#names].map(([name, { content }]) => [name, content]));
+    return new Map([...this.#names].map(([name, { content }]) => [name, Buffer.from(content.filled)]));
   }
 
   /**
@@ -114,9 +154,9 @@ export class SimDisk implements Disk {
   }
 
   #afterPowerLoss(inode: Inode, chance: number): Buffer {
-    let bytes: Buffer = Buffer.from(inode.durable);
-    for (const piece of inode.unsynced) if (this.#random() < chance) bytes = overwrite(bytes, piece);
-    return bytes;
+    const bytes = new Bytes(inode.durable.filled);
+    for (const piece of inode.unsynced) if (this.#random() < chance) bytes.write(piece);
+    return bytes.filled;
   }
 
   async list(): Promise<readonly string[]> {
@@ -134,7 +174,7 @@ export class SimDisk implements Disk {
   async create(path: string): Promise<DiskFile> {
     await this.#wait();
     this.#fail('create', path);
-    const inode = new Inode();
+    const inode = new Inode(new Uint8Array(0));
     this.#change((names) => names.set(basename(path), inode));
     return this.#file(path, inode);
   }
@@ -167,32 +207,26 @@ export class SimDisk implements Disk {
     return {
       read: async (buffer, at, position) => {
         await this.#wait();
-        const piece = inode.content.subarray(position, position + buffer.length - at);
+        const piece = inode.content.filled.subarray(position, position + buffer.length - at);
         buffer.set(piece, at);
         return piece.length;
       },
       write: (buffer, at, position) => this.#write(path, inode, buffer.subarray(at), position),
-      truncate: async (bytes) => {
-        await this.#wait();
-        // What was cut off does not come back: the log syncs after it truncates.
-        inode.content = inode.content.subarray(0, bytes);
-        inode.durable = inode.durable.subarray(0, bytes);
-        inode.unsynced = inode.unsynced.filter(({ at }) => at < bytes);
-      },
       datasync: async () => {
-        const before = inode.unsynced;
+        const before = [...inode.unsynced];
         await this.#wait();
         if (this.faults.isSyncALie) return;
-        inode.unsynced = inode.unsynced.filter((piece) => !before.includes(piece));
+        const settled = new Set(before);
+        inode.unsynced = inode.unsynced.filter((piece) => !settled.has(piece));
         this.#fail('datasync', path);
-        for (const piece of before) inode.durable = overwrite(inode.durable, piece);
+        for (const piece of before) inode.durable.write(piece);
       },
       close: () => this.#wait(),
     };
   }
 
   async #write(path: string, inode: Inode, bytes: Buffer | Uint8Array, position: number): Promise<number> {
-    const length = Math.ceil(this.#random() * bytes.length);
+    const length = 1 + Math.floor(this.#random() * bytes.length);
     const partly = (): void => put(inode, Buffer.from(bytes.subarray(0, length)), position);
     this.#underWay.add(partly);
     await this.#wait();
@@ -213,9 +247,11 @@ export class SimDisk implements Disk {
     this.#unsyncedNames.push(apply);
   }
 
-  #fail(operation: 'write' | 'datasync' | 'create' | 'rename' | 'syncDirectory', path: string): void {
+  #fail(operation: Operation, path: string): void {
     const code = this.faults.errnos.get(operation);
-    if (code !== undefined) throw errno(operation, path, code);
+    if (code === undefined) return;
+    this.failed.set(operation, (this.failed.get(operation) ?? 0) + 1);
+    throw errno(operation, path, code);
   }
 
   /** Every operation takes a while; on a dead disk for ever. */
@@ -227,19 +263,12 @@ export class SimDisk implements Disk {
 }
 
 function put(inode: Inode, bytes: Buffer, position: number): void {
-  inode.content = overwrite(inode.content, { at: position, bytes });
-  for (let at = 0; at < bytes.length; ) {
-    const end = Math.min(bytes.length, at + PAGE_BYTES - ((position + at) % PAGE_BYTES));
-    inode.unsynced.push({ at: position + at, bytes: bytes.subarray(at, end) });
-    at = end;
+  inode.content.write({ at: position, bytes, from: 0, to: bytes.length });
+  for (let from = 0; from < bytes.length; ) {
+    const to = Math.min(bytes.length, from + PAGE_BYTES - ((position + from) % PAGE_BYTES));
+    inode.unsynced.push({ at: position + from, bytes, from, to });
+    from = to;
   }
-}
-
-function overwrite(bytes: Buffer, piece: Piece): Buffer {
-  const grown = Buffer.alloc(Math.max(bytes.length, piece.at + piece.bytes.length));
-  bytes.copy(grown);
-  piece.bytes.copy(grown, piece.at);
-  return grown;
 }
 
 function errno(verb: string, path: string, code: string): Error {

@@ -19,8 +19,10 @@ export function recordOf(id: number, bytes: number = SIZES[id % SIZES.length]!):
 
 /** The id of a record that is, byte for byte, one that was appended. */
 export function idOf(type: number, payload: Uint8Array): number {
-  const id = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength).readUInt32LE();
-  assert.deepEqual({ type, payload: Buffer.from(payload) }, recordOf(id, payload.length - 4));
+  const bytes = Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength);
+  const id = bytes.readUInt32LE();
+  const expected = recordOf(id, payload.length - 4);
+  assert.ok(type === expected.type && bytes.equals(expected.payload), `record ${id} is another one`);
   return id;
 }
 

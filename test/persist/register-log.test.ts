@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { MapmeshError } from '../../src/core/errors.js';
 import { PAYLOAD_BYTES_MAX } from '../../src/persist/log-format.js';
-import { openRegisterLog, type RegisterLog } from '../../src/persist/register-log.js';
+import { openRegisterLog } from '../../src/persist/register-log.js';
 import { until } from '../support/until.js';
 import { randomFrom, SimDisk } from './register-log-sim-disk.js';
 import { append, openLog, range, recordOf, recordsOf, replayed } from './register-log-support.js';
@@ -29,7 +29,13 @@ describe('register log', () => {
   it('is empty at first, and gives back what was appended, in order, at every start', async () => {
     const { log, ids } = await openLog(dir);
     assert.deepEqual(ids, []);
-    assert.deepEqual(log.replayed, { records: 0, bytes: 0, tornBytes: 0, holes: 0 });
+    assert.deepEqual(log.replayed, {
+      records: 0,
+      bytes: 0,
+      unprovenBytes: 0,
+      tornBytes: 0,
+      holes: 0,
+    });
     append(log, range(1, 500));
     assert.equal(await log.written(), true);
     assert.equal(await log.synced(), true);
@@ -59,17 +65,19 @@ describe('register log', () => {
   it('writes at once, and what comes meanwhile in one go', async () => {
     const disk = new SimDisk(() => 0.6);
     const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+    append(log, [1]);
+    assert.equal(await log.written(), true);
     let release = (): void => undefined;
     disk.faults.hang = new Promise((resolve) => {
       release = resolve;
     });
-    append(log, [1]);
+    append(log, [2]);
     const first = log.written();
-    append(log, range(2, 100));
+    append(log, range(3, 100));
     const all = log.written();
     release();
     assert.equal(await first, true);
-    assert.deepEqual((await replayed(dir, { disk: SimDisk.of(() => 0.6, disk.files()) })).ids, [1]);
+    assert.deepEqual((await replayed(dir, { disk: SimDisk.of(() => 0.6, disk.files()) })).ids, [1, 2]);
     assert.equal(await all, true);
     assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 100));
   });
@@ -223,13 +231,11 @@ describe('register log, disk in trouble', () => {
   it('has a hole when more waits than fits, says so after a restart, and is made whole by a rewrite', async () => {
     const disk = new SimDisk(randomFrom(4));
     const known: number[] = [];
-    let opened: RegisterLog | undefined;
     let holes = 0;
     const onHole = (): void => {
       holes++;
     };
     const { log } = await openLog(dir, { disk, retryIntervalMs: 1, bufferBytesMax: 1, onHole });
-    opened = log;
     disk.faults.errnos.set('write', 'ENOSPC');
     for (let id = 1; log.droppedRecords < 5000; id++) {
       append(log, [id]);
@@ -243,7 +249,7 @@ describe('register log, disk in trouble', () => {
     assert.equal(await log.written(), false);
     const after = await replayed(dir, { disk: SimDisk.of(randomFrom(1), disk.files()) });
     assert.equal(after.log.replayed.holes, 1);
-    assert.equal(await opened.rewrite(() => recordsOf(known)), true);
+    assert.equal(await log.rewrite(() => recordsOf(known)), true);
     assert.equal(log.problem, null);
     assert.equal(await log.synced(), true);
     const whole = await replayed(dir, { disk: disk.crash('power') });
@@ -264,6 +270,9 @@ describe('register log, disk in trouble', () => {
       else disk.faults.errnos.clear();
     };
     const { log } = await openLog(dir, { disk, retryIntervalMs: 1, bufferBytesMax: 1, onHole });
+    append(log, [0]);
+    assert.equal(await log.written(), true);
+    known.push(0);
     disk.faults.hang = new Promise((resolve) => {
       release = resolve;
     });
@@ -277,7 +286,7 @@ describe('register log, disk in trouble', () => {
     assert.equal(log.problem?.code, 'ERR_LIMIT');
     disk.faults.hang = undefined;
     release();
-    await until('the log to be whole', () => log.problem === null);
+    await until('the log to be whole', () => log.problem === null && !log.isRewriting);
     assert.equal(answers[0], false);
     assert.equal(answers.at(-1), true);
     await log.close();
@@ -294,6 +303,7 @@ describe('register log, disk in trouble', () => {
       onHole: () => holes++,
     });
     append(log, range(1, 5));
+    assert.equal(await log.written(), true);
     disk.faults.errnos.set('datasync', 'EIO');
     assert.equal(await log.synced(), false);
     disk.faults.errnos.clear();
@@ -306,6 +316,54 @@ describe('register log, disk in trouble', () => {
     assert.equal(await log.synced(), true);
     const { ids } = await replayed(dir, { disk: disk.crash('power') });
     assert.deepEqual(new Set(ids), new Set(range(1, 10)));
+  });
+
+  it('says synced during a rewrite only when the log before is, too', async () => {
+    for (const seed of range(0, 30)) {
+      const disk = new SimDisk(randomFrom(seed));
+      const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+      append(log, range(1, 20));
+      assert.equal(await log.written(), true);
+      await new Promise<void>((begun) => {
+        void log.rewrite(async function* () {
+          begun();
+          await new Promise(() => undefined);
+          yield recordOf(1);
+        });
+      });
+      append(log, [20]);
+      assert.equal(await log.synced(), true);
+      assert.deepEqual((await replayed(dir, { disk: disk.crash('power') })).ids, range(1, 21));
+    }
+  });
+
+  it('keeps a hole open when more was lost than the snapshot holds', async () => {
+    const disk = new SimDisk(randomFrom(12));
+    const { log } = await openLog(dir, { disk, retryIntervalMs: NEVER_MS, bufferBytesMax: 1 });
+    append(log, [1]);
+    assert.equal(await log.written(), true);
+    const dropSome = (): void => {
+      for (const before = log.droppedRecords; log.droppedRecords === before; ) append(log, [1]);
+    };
+    disk.faults.errnos.set('write', 'EIO');
+    dropSome();
+    disk.faults.errnos.clear();
+    let release = (): void => undefined;
+    const rewriting = log.rewrite(function* () {
+      yield recordOf(1);
+      disk.faults.hang = new Promise((resolve) => {
+        release = resolve;
+      });
+      dropSome();
+    });
+    await until('the snapshot to be read', () => disk.faults.hang !== undefined);
+    release();
+    assert.equal(await rewriting, true);
+    assert.equal(log.problem?.code, 'ERR_LIMIT');
+    assert.equal(await log.written(), false);
+    assert.equal(await log.rewrite(() => recordsOf([1])), true);
+    assert.equal(log.problem, null);
+    assert.equal(await log.synced(), true);
   });
 
   it('holds back whoever can wait', async () => {
@@ -346,5 +404,137 @@ describe('register log, disk in trouble', () => {
     disk.faults.capacityBytes = 0;
     disk.faults.errnos.set('create', 'ENOSPC');
     assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 9));
+  });
+});
+
+describe('register log, after an unclean end', () => {
+  /** Whatever of the unsynced survives, a loss of power after the start must not cost what the start found. */
+  async function startsOnSafeGround(disk: SimDisk, expected: readonly number[], seed: number): Promise<void> {
+    const { log, ids } = await openLog(dir, { disk });
+    assert.deepEqual(new Set(ids), new Set(expected), `seed ${seed}`);
+    assert.equal(await log.synced(), true, 'also when nothing is appended');
+    const after = await replayed(dir, { disk: disk.crash('power') });
+    assert.deepEqual(new Set(after.ids), new Set(expected), `seed ${seed}`);
+  }
+
+  it('makes safe what was written and never synced', async () => {
+    for (const seed of range(0, 30)) {
+      const disk = new SimDisk(randomFrom(seed));
+      const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+      append(log, range(1, 9));
+      assert.equal(await log.synced(), true);
+      append(log, range(9, 20));
+      assert.equal(await log.written(), true);
+      await startsOnSafeGround(disk.crash('kill'), range(1, 20), seed);
+    }
+  });
+
+  it('makes safe what a sync had failed on: a later sync of that file says yes and has done nothing', async () => {
+    for (const seed of range(0, 30)) {
+      const disk = new SimDisk(randomFrom(seed));
+      const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+      append(log, range(1, 20));
+      assert.equal(await log.written(), true);
+      disk.faults.errnos.set('datasync', 'EIO');
+      assert.equal(await log.synced(), false);
+      await startsOnSafeGround(disk.crash('kill'), range(1, 20), seed);
+    }
+  });
+
+  it('makes safe a log that another one follows, of a rewrite that failed', async () => {
+    for (const seed of range(0, 30)) {
+      const disk = new SimDisk(randomFrom(seed));
+      const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+      append(log, range(1, 9));
+      assert.equal(await log.written(), true);
+      // The next log gets its name, the directory is not synced: the one before is gone on with.
+      disk.faults.errnos.set('syncDirectory', 'EIO');
+      assert.equal(await log.rewrite(() => recordsOf(range(1, 9))), false);
+      assert.ok(disk.files().has('registers-2.log'));
+      append(log, range(9, 20));
+      assert.equal(await log.written(), true);
+      await startsOnSafeGround(disk.crash('kill'), range(1, 20), seed);
+    }
+  });
+
+  it('trusts no name before the directory has been synced', async () => {
+    for (const seed of range(0, 30)) {
+      const disk = new SimDisk(randomFrom(seed));
+      const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS, retryIntervalMs: NEVER_MS });
+      append(log, range(1, 20));
+      assert.equal(await log.written(), true);
+      disk.faults.errnos.set('datasync', 'EIO');
+      assert.equal(await log.synced(), false);
+      disk.faults.errnos.clear();
+      // All there is on disk is a snapshot, whose name may not be.
+      const rewriting = log.rewrite(() => {
+        disk.faults.errnos.set('syncDirectory', 'EIO');
+        return recordsOf(range(1, 20));
+      });
+      assert.equal(await rewriting, false);
+      const killed = disk.crash('kill');
+      assert.ok(killed.files().has('registers-2.snapshot'));
+      killed.faults.errnos.set('syncDirectory', 'EIO');
+      const second = await openLog(dir, { disk: killed, retryIntervalMs: NEVER_MS });
+      assert.equal(await second.log.synced(), false);
+      assert.match(second.log.problem?.message ?? '', /Cannot syncDirectory ".*": the disk reports an error/);
+      await startsOnSafeGround(killed.crash('kill'), range(1, 20), seed);
+    }
+  });
+
+  it('repeats it once, and counts what was torn once', async () => {
+    let disk = new SimDisk(() => 0.6);
+    const { log } = await openLog(dir, { disk, syncIntervalMs: NEVER_MS });
+    append(log, range(1, 9));
+    assert.equal(await log.written(), true);
+    const whole = disk.files();
+    const torn = whole.get('registers-1.log')!;
+    disk = SimDisk.of(() => 0.6, whole.set('registers-1.log', torn.subarray(0, -1)));
+    const found = [];
+    for (let start = 0; start < 3; start++) {
+      const { log, ids } = await replayed(dir, { disk });
+      assert.deepEqual(ids, range(1, 8));
+      found.push([log.replayed.unprovenBytes > 0, log.replayed.tornBytes > 0]);
+    }
+    assert.deepEqual(found, [
+      [true, true],
+      [false, false],
+      [false, false],
+    ]);
+  });
+
+  it('starts on a full disk, and goes on when there is room', async () => {
+    const first = new SimDisk(randomFrom(10));
+    const { log } = await openLog(dir, { disk: first, syncIntervalMs: NEVER_MS });
+    append(log, range(1, 9));
+    assert.equal(await log.written(), true);
+    const disk = first.crash('kill');
+    disk.faults.errnos.set('create', 'ENOSPC');
+    const second = await openLog(dir, { disk, retryIntervalMs: 1 });
+    append(second.log, [9]);
+    assert.equal(await second.log.written(), false);
+    assert.match(second.log.problem?.message ?? '', /no space left on the disk/);
+    disk.faults.errnos.clear();
+    await until('the log to recover', () => second.log.problem === null);
+    assert.equal(await second.log.synced(), true);
+    assert.deepEqual((await replayed(dir, { disk: disk.crash('power') })).ids, range(1, 10));
+  });
+
+  it('asks for a rewrite when many runs have begun logs', async () => {
+    const disk = new SimDisk(randomFrom(11));
+    const asked: number[] = [];
+    for (const run of range(1, 20)) {
+      const { log } = await openLog(dir, { disk, onHole: () => asked.push(run) });
+      append(log, [run]);
+      assert.equal(await log.written(), true);
+      append(log, [run]);
+      assert.equal(await log.close(), true);
+    }
+    assert.deepEqual(asked, [17, 18, 19], 'once a run');
+    const { log, ids } = await openLog(dir, { disk });
+    assert.deepEqual(new Set(ids), new Set(range(1, 20)));
+    assert.equal(await log.rewrite(() => recordsOf(range(1, 20))), true);
+    await log.close();
+    assert.equal([...disk.files().keys()].filter((name) => name.endsWith('.log')).length, 1);
   });
 });
