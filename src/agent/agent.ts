@@ -31,7 +31,7 @@ import { Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
 import { makeMaps, openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { Sweeps } from './sweeps.js';
-import { SystemClock } from './system-clock.js';
+import { createClock } from './system-clock.js';
 import { VERSION } from './version.js';
 
 /** How often it is checked whether the mesh has turned this node away for good. */
@@ -83,7 +83,7 @@ async function start(
   const capture = openCaptureFor(ports, settings, log);
   cleanup.push(() => capture.close());
 
-  const clock = overrides.clock ?? new SystemClock();
+  const clock = overrides.clock ?? createClock(process.env);
   const hlc = new HybridClock();
   const signer = createSigner(identity);
   const origins = new Origins(signer.publicKey);
