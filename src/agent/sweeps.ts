@@ -10,7 +10,7 @@ import type { AgentMap } from './agent-map.js';
 import type { Pump } from './pump.js';
 import { Turns } from './turns.js';
 
-/** A sweep may take at most one part in this many of the time: large maps are swept less often than the interval says. */
+/** Sweeps may work for at most one part in this many of the time: large maps are swept less often than the interval says. */
 const COST_SHARE = 30;
 /** How often loss counters are read and due sweeps looked for. */
 const TICK_MS = 250;
@@ -117,17 +117,26 @@ export class Sweeps {
     const { sweeper } = map.core;
     const lostBefore = map.lost;
     const startMs = performance.now();
+    // What others do between the sweep's turns, or on its core, is not its cost.
+    let workUs = 0;
+    const timed = <T>(work: () => T): T => {
+      const before = process.cpuUsage();
+      const result = work();
+      const { user, system } = process.cpuUsage(before);
+      workUs += user + system;
+      return result;
+    };
     const turns = new Turns();
     try {
       sweeper.begin(mode);
       let done: SweepResult | null = null;
       while (done === null && !this.#stopped) {
-        while (sweeper.step() === 'more' && !this.#stopped) await turns.pause();
+        while (timed(() => sweeper.step()) === 'more' && !this.#stopped) await turns.pause();
         await pump.drain();
-        let outcome = sweeper.confirm();
+        let outcome = timed(() => sweeper.confirm());
         while (outcome === 'more') {
           await turns.pause();
-          outcome = sweeper.confirm();
+          outcome = timed(() => sweeper.confirm());
         }
         if (outcome !== 'step') done = outcome;
         pump.scheduleFlush();
@@ -150,7 +159,7 @@ export class Sweeps {
           'sweep repaired the map',
         );
       }
-      this.#plan(map, durationMs);
+      this.#plan(map, workUs / 1000);
       return done;
     } catch (error) {
       sweeper.close();
@@ -163,10 +172,10 @@ export class Sweeps {
     }
   }
 
-  #plan(map: AgentMap, durationMs: number): void {
+  #plan(map: AgentMap, workMs: number): void {
     if (map.isMemory) return; // nobody but this agent writes it
     const jitter = 1 + JITTER * (2 * this.#components.random() - 1);
-    const waitMs = Math.max(this.#intervalMs * jitter, durationMs * COST_SHARE);
+    const waitMs = Math.max(this.#intervalMs * jitter, workMs * COST_SHARE);
     this.#plans.set(map, { dueMs: performance.now() + waitMs });
   }
 }
