@@ -26,7 +26,8 @@
 static const char USAGE[] =
 	"usage: map-writer --pin PATH | --id ID [options]\n"
 	"\n"
-	"  --op OP       update (default), insert (fails if the key is there), delete, lookup-delete\n"
+	"  --op OP       update (default), insert (fails if the key is there), delete, lookup-delete,\n"
+	"                store (into an mmap'ed array: no system call)\n"
 	"  --count N     entries in a round (default 1)\n"
 	"  --first N     number of the first entry (default 0)\n"
 	"  --rounds N    rounds over the same entries (default 1)\n"
@@ -41,8 +42,8 @@ static const char USAGE[] =
 	"Prints one line of JSON. lookup-delete with --batch takes whatever entries the kernel finds first.\n"
 	"Exit code: 0 done (entries that the kernel refused are counted), 1 cannot use the map, 2 usage.\n";
 
-enum op { OP_UPDATE, OP_INSERT, OP_DELETE, OP_LOOKUP_DELETE };
-static const char *const OP_NAMES[] = { "update", "insert", "delete", "lookup-delete" };
+enum op { OP_UPDATE, OP_INSERT, OP_DELETE, OP_LOOKUP_DELETE, OP_STORE };
+static const char *const OP_NAMES[] = { "update", "insert", "delete", "lookup-delete", "store" };
 
 struct options {
 	const char *pin;
@@ -56,6 +57,7 @@ struct map {
 	int fd;
 	struct bpf_map_info info;
 	uint32_t value_bytes; /* as bpf(2) sees it */
+	uint8_t *memory; /* the values of an array, for OP_STORE */
 };
 
 struct totals {
@@ -125,7 +127,14 @@ static struct options parse_options(int argc, char **argv)
 	if (options.clobber && (options.op != OP_LOOKUP_DELETE || options.batch != 1 ||
 				(strcmp(options.clobber, "fd") && strcmp(options.clobber, "key"))))
 		die(2, "--clobber takes fd or key, and goes with --op lookup-delete (see --help)");
+	if (options.op == OP_STORE && options.batch != 1)
+		die(2, "--op store takes no --batch (see --help)");
 	return options;
+}
+
+static uint32_t round_up_8(uint32_t bytes)
+{
+	return (bytes + 7) / 8 * 8;
 }
 
 static struct map open_map(const struct options *options)
@@ -138,7 +147,14 @@ static struct map open_map(const struct options *options)
 	map.value_bytes = map.info.value_size;
 	if (map.info.type == BPF_MAP_TYPE_PERCPU_HASH || map.info.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
 	    map.info.type == BPF_MAP_TYPE_PERCPU_ARRAY)
-		map.value_bytes = (map.value_bytes + 7) / 8 * 8 * libbpf_num_possible_cpus();
+		map.value_bytes = round_up_8(map.value_bytes) * libbpf_num_possible_cpus();
+	if (options->op == OP_STORE) {
+		size_t bytes = (size_t)round_up_8(map.value_bytes) * map.info.max_entries;
+
+		map.memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, map.fd, 0);
+		if (map.memory == MAP_FAILED)
+			die(1, "the map is no array with BPF_F_MMAPABLE");
+	}
 	return map;
 }
 
@@ -230,6 +246,19 @@ static int lookup_delete_clobbering(const struct map *map, const uint8_t *key, c
 	return result;
 }
 
+static int store(const struct map *map, const uint8_t *key, const uint8_t *value)
+{
+	uint32_t index;
+
+	memcpy(&index, key, sizeof(index));
+	if (index >= map->info.max_entries) {
+		errno = E2BIG;
+		return -1;
+	}
+	memcpy(map->memory + (size_t)index * round_up_8(map->value_bytes), value, map->value_bytes);
+	return 0;
+}
+
 static int write_single(const struct options *options, const struct map *map, const uint8_t *key, uint8_t *value)
 {
 	if (options->clobber)
@@ -241,6 +270,7 @@ static int write_single(const struct options *options, const struct map *map, co
 	case OP_INSERT: return bpf_map_update_elem(map->fd, key, value, BPF_NOEXIST);
 	case OP_DELETE: return bpf_map_delete_elem(map->fd, key);
 	case OP_LOOKUP_DELETE: return bpf_map_lookup_and_delete_elem(map->fd, key, value);
+	case OP_STORE: return store(map, key, value);
 	}
 	return -1;
 }
