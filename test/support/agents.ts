@@ -15,6 +15,11 @@ export interface AgentFlags {
   bootstrap?: readonly string[];
   extra?: readonly string[];
   env?: Record<string, string>;
+  /** A command that runs the agent somewhere else, in another network namespace say. */
+  enter?: readonly string[];
+  /** A loopback port of the system's choice unless told. */
+  listen?: string;
+  api?: string;
   /** How long it may take until it listens; 20 seconds unless told. */
   timeoutMs?: number;
 }
@@ -35,10 +40,10 @@ export class TestAgent {
   /** Starts an agent and waits until it says where it listens. */
   static async start(flags: AgentFlags): Promise<TestAgent> {
     const { child, output } = spawnAgent(flags);
-    const [multiaddr, api] = await until(
+    const addresses = await until(
       'the agent to say where it listens',
       () => {
-        if (child.exitCode !== null) throw new Error(`the agent ended with ${child.exitCode}`);
+        if (child.exitCode !== null) return 'ended';
         const text = output.join('');
         const found = [/^listening on (\S+)$/m.exec(text)?.[1], /^API on http:\/\/(\S+)$/m.exec(text)?.[1]];
         return found.every((each) => each !== undefined) ? (found as [string, string]) : undefined;
@@ -46,7 +51,8 @@ export class TestAgent {
       flags.timeoutMs ?? START_TIMEOUT_MS,
       () => output.join(''),
     );
-    return new TestAgent(child, multiaddr, api, output);
+    if (addresses === 'ended') throw new Error(`the agent ended with ${child.exitCode}\n${output.join('')}`);
+    return new TestAgent(child, ...addresses, output);
   }
 
   get output(): string {
@@ -130,10 +136,12 @@ function run(program: string, args: readonly string[]): Done {
 }
 
 function spawnAgent(flags: AgentFlags): { child: ChildProcess; output: string[] } {
-  const args = [MAIN, 'agent', '--listen', '/ip4/127.0.0.1/tcp/0', '--api', '127.0.0.1:0'];
+  const { listen = '/ip4/127.0.0.1/tcp/0', api = '127.0.0.1:0' } = flags;
+  const args = [MAIN, 'agent', '--listen', listen, '--api', api];
   for (const [name, selector] of Object.entries(flags.maps)) args.push('--map', `${name}=${selector}`);
   for (const address of flags.bootstrap ?? []) args.push('--bootstrap', address);
-  const child = spawn(process.execPath, [...args, ...(flags.extra ?? [])], {
+  const command = [...(flags.enter ?? []), process.execPath, ...args, ...(flags.extra ?? [])];
+  const child = spawn(command[0]!, command.slice(1), {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...flags.env },
   });

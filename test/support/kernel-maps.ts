@@ -1,14 +1,14 @@
 /** Kernel maps for tests: made in a folder of bpffs of their own, read with bpf(2), removed at the end. */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { toHex } from '../../src/core/bytes.js';
 import { MAP_BATCH_ENTRIES, type MapKind } from '../../src/core/map-port.js';
 import { kernelTypeOf } from '../../src/kernel/map-kinds.js';
 import { openMap } from '../../src/kernel/map-selector.js';
 import { loadNative } from '../../src/kernel/native.js';
 
-const BPFFS = '/sys/fs/bpf';
+export const BPFFS = '/sys/fs/bpf';
 const BPF_FS_MAGIC = 0xcafe4a11;
 const BPF_F_NO_PREALLOC = 1;
 
@@ -18,6 +18,8 @@ export interface TestMapSpec {
   /** Of one CPU, for per-CPU kinds. */
   valueBytes: number;
   maxEntries: number;
+  /** BPF_F_* beyond what the kind needs. */
+  flags?: number;
 }
 
 /** The reason why this machine cannot have kernel maps, or undefined. */
@@ -30,28 +32,15 @@ export class TestMaps {
   readonly directory: string;
 
   constructor() {
-    if (statfsSync(BPFFS).type !== BPF_FS_MAGIC) execFileSync('mount', ['-t', 'bpf', 'bpf', BPFFS]);
+    mountBpffs();
     mkdirSync(BPFFS, { recursive: true });
     this.directory = mkdtempSync(join(BPFFS, 'mapmesh-test-'));
   }
 
   /** Makes and pins a map. @returns its path. */
   create(name: string, spec: TestMapSpec): string {
-    const native = loadNative();
-    const flags = spec.kind === 'lpm_trie' ? BPF_F_NO_PREALLOC : 0;
-    const fd = native.mapCreate(
-      kernelTypeOf(spec.kind),
-      name.replaceAll('-', '_').slice(0, 15),
-      spec.keyBytes,
-      spec.valueBytes,
-      spec.maxEntries,
-      flags,
-    );
-    if (fd < 0) throw new Error(`cannot create map ${name}: errno ${-fd}`);
     const path = join(this.directory, name);
-    const result = native.pin(fd, path);
-    native.close(fd);
-    if (result < 0) throw new Error(`cannot pin ${path}: errno ${-result}`);
+    createPinnedMap(path, spec);
     return path;
   }
 
@@ -64,6 +53,28 @@ export class TestMaps {
   remove(): void {
     rmSync(this.directory, { recursive: true, force: true });
   }
+}
+
+export function mountBpffs(): void {
+  if (statfsSync(BPFFS).type !== BPF_FS_MAGIC) execFileSync('mount', ['-t', 'bpf', 'bpf', BPFFS]);
+}
+
+/** Makes a map named like the end of `path`, and pins it there. */
+export function createPinnedMap(path: string, spec: TestMapSpec): void {
+  const native = loadNative();
+  const flags = (spec.flags ?? 0) | (spec.kind === 'lpm_trie' ? BPF_F_NO_PREALLOC : 0);
+  const fd = native.mapCreate(
+    kernelTypeOf(spec.kind),
+    basename(path).replaceAll('-', '_').slice(0, 15),
+    spec.keyBytes,
+    spec.valueBytes,
+    spec.maxEntries,
+    flags,
+  );
+  if (fd < 0) throw new Error(`cannot create map ${path}: errno ${-fd}`);
+  const result = native.pin(fd, path);
+  native.close(fd);
+  if (result < 0) throw new Error(`cannot pin ${path}: errno ${-result}`);
 }
 
 export function pinnedMapId(path: string): number {
