@@ -7,7 +7,8 @@
  * applied, and the map is `live`. The node is ready when all its maps are.
  *
  * If nobody is ready (all nodes of a mesh were started anew, each with the others as bootstrap), they would wait for each
- * other for ever: after {@link FOUNDER_DELAY_MS} the one with the smallest PeerId goes first.
+ * other for ever: after {@link FOUNDER_DELAY_MS} the one with the smallest PeerId goes first. It takes in what only its
+ * kernel map has, so that it must know by then what the others know: it may have been away, and they may have deleted it.
  */
 import type { Log } from '../config/log.js';
 import { MapmeshError } from '../core/errors.js';
@@ -18,6 +19,8 @@ import type { Reconciler } from './reconciler.js';
 
 /** Longer than the slowest peer needs to say that it is ready: a few hellos. */
 const FOUNDER_DELAY_MS = 3000;
+/** After this it goes first though some peer has not told it what it knows: better than a mesh that one peer holds up. */
+const FOUNDER_DELAY_MS_MAX = 60_000;
 
 interface MapSeen {
   /** The peer's newest batch number as of its last hello. */
@@ -33,6 +36,8 @@ interface Peer {
   /** Hellos have gone both ways: streams can be opened. */
   isUp: boolean;
   readonly seen: Map<string, MapSeen>;
+  /** Maps of which it has told us what it knows. */
+  readonly reconciled: Set<AgentMap>;
 }
 
 export interface MembershipHooks {
@@ -122,7 +127,7 @@ export class Membership {
     const hello = parseAgentHello(app);
     if (hello === undefined)
       throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
-    const peer = this.#peers.get(peerId) ?? { hello, isUp: false, seen: new Map() };
+    const peer = this.#peers.get(peerId) ?? { hello, isUp: false, seen: new Map(), reconciled: new Set() };
     const becameReady = hello.ready && !(this.#peers.has(peerId) && peer.hello.ready);
     peer.hello = hello;
     this.#peers.set(peerId, peer);
@@ -160,7 +165,10 @@ export class Membership {
 
   reconciled(map: AgentMap, peerId: string): void {
     if (this.#outdated.delete(map)) this.#hooks.onReadiness();
-    if (this.#peers.get(peerId)?.hello.ready === true) this.#setCaughtUp(map);
+    const peer = this.#peers.get(peerId);
+    if (peer === undefined) return;
+    peer.reconciled.add(map);
+    if (peer.hello.ready) this.#setCaughtUp(map);
   }
 
   gone(peerId: string): void {
@@ -259,15 +267,26 @@ export class Membership {
       );
       if (readyPeers.length > 0 && !somebodyHasIt) this.#setCaughtUp(map);
     }
-    if (readyPeers.length === 0 && this.#mayFound()) {
-      this.#log.info({}, 'no peer is ready; this node goes first');
-      for (const map of this.#maps) this.#setCaughtUp(map);
+    if (readyPeers.length > 0) return;
+    for (const map of this.#maps) {
+      if (map.state !== 'joining' || this.#caughtUp.has(map) || !this.#mayGoFirst(map)) continue;
+      this.#log.info({ map: map.name }, 'no peer is ready; this node goes first');
+      this.#setCaughtUp(map);
     }
   }
 
-  #mayFound(): boolean {
-    if (this.#firstPeerMs === null || performance.now() - this.#firstPeerMs < FOUNDER_DELAY_MS) return false;
-    return [...this.#peers.keys()].every((peerId) => this.#self < peerId);
+  #mayGoFirst(map: AgentMap): boolean {
+    if (this.#firstPeerMs === null) return false;
+    const waitedMs = performance.now() - this.#firstPeerMs;
+    if (waitedMs < FOUNDER_DELAY_MS) return false;
+    if ([...this.#peers.keys()].some((peerId) => peerId < this.#self)) return false;
+    const knowsAll = [...this.#peers].every(
+      ([peerId, { hello, reconciled }]) =>
+        reconciled.has(map) ||
+        map.mismatches.has(peerId) ||
+        hello.maps.every(({ name }) => name !== map.name),
+    );
+    return knowsAll || waitedMs >= FOUNDER_DELAY_MS_MAX;
   }
 
   #setCaughtUp(map: AgentMap): void {
