@@ -12,6 +12,7 @@ import { join, relative, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { TestResult } from './harness/reporter.js';
 import { type FileResult, killRunningFiles, runFile } from './harness/run-file.js';
+import { hostsProblem } from './hosts/requirements.js';
 import { vmProblem } from './vm/requirements.js';
 
 /** A skip whose reason starts so has shown that this machine cannot run the test. */
@@ -41,6 +42,7 @@ const GROUPS: readonly Group[] = [
     fileTimeoutMs: 300_000,
     problem: () => undefined,
   },
+  { name: 'hosts', folders: ['hosts'], filesAtOnce: 1, fileTimeoutMs: 300_000, problem: hostsProblem },
   { name: 'vm', folders: ['vm'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: vmProblem },
 ];
 
