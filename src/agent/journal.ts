@@ -189,6 +189,8 @@ export class Journal {
   }
 
   #noteApplied(): void {
+    // A snapshot under way may hold batches that are newer than this record, which replays after it.
+    if (this.#registers.isRewriting) return;
     for (const map of this.#inDoubt) {
       const { applyQueue, pending, removals } = map.core.replica;
       if (map.holdsApplies || map.nextSweep === 'initial') continue;

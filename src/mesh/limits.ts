@@ -14,7 +14,7 @@ export const DIAL_TICK_MS = 250;
 /** First wait before a peer is dialled again. Lower: sooner reconnects, more load from peers that are down. */
 export const REDIAL_MS_MIN = 1_000;
 /** Longest wait for a peer that was greeted within {@link REDIAL_EAGER_MS}. It bounds how long a healed cut goes unnoticed. */
-export const REDIAL_MS_MAX = 4_000;
+export const REDIAL_MS_MAX = 1_500;
 /** Longest wait for peers that have been away for longer. */
 export const REDIAL_AWAY_MS_MAX = 30_000;
 /** For so long after its last greeting (or our start) a peer is redialled eagerly. */

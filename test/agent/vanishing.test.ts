@@ -110,10 +110,13 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
   });
 
   it('is captured and written to from then on', async () => {
+    const { captured } = await pair.report('b');
     await writer('--pin', pair.pin('b'), '--count', 10, '--first', 5000);
     await writer('--pin', pair.pin('b'), '--count', 10, '--op', 'delete');
     await writer('--pin', pair.pin('a'), '--count', 10, '--first', 6000);
     await pair.untilEqual(ENTRIES + 10);
+    const report = await pair.report('b');
+    if (report.capture !== 'sweep') assert.ok(report.captured >= captured + 20, 'by events, not by a sweep');
   });
 
   it('has its own new entries taken in, but the mesh wins where both have an opinion', async () => {
@@ -171,6 +174,36 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
     await writing;
     await pair.untilEqual(ENTRIES + 35 + 2000);
     assert.equal((await pair.report('a')).tombstones, 10);
+  });
+});
+
+describe('an agent that is killed while it fills the new map of a reloaded owner', {
+  skip,
+  concurrency: false,
+}, () => {
+  const MANY = 100_000;
+  it('fills it after the restart, and takes nothing that it lacks for deleted (I10)', async () => {
+    const pair = new Pair();
+    const data = mkdtempSync(join(tmpdir(), 'mapmesh-vanishing-'));
+    try {
+      const spec = { ...SPEC, maxEntries: 2 * MANY };
+      for (const name of ['a', 'b']) pair.maps.create(name, spec);
+      await pair.start('a');
+      await pair.start('b', ['--data-dir', join(data, 'b')]);
+      await writer('--pin', pair.pin('a'), '--count', MANY, '--batch', 1000);
+      await pair.untilEqual(MANY);
+      pair.maps.replace('b', spec);
+      const id = pinnedMapId(pair.pin('b'));
+      await until('b to be bound to the new map', async () => (await pair.report('b')).kernelId === id, 5000);
+      await pair.agents.get('b')!.end('SIGKILL');
+      await pair.start('b', ['--data-dir', join(data, 'b')]);
+      await pair.untilEqual(MANY);
+      const [a, b] = await Promise.all([pair.report('a'), pair.report('b')]);
+      assert.deepEqual([a.tombstones, b.tombstones, b.held], [0, 0, 0]);
+    } finally {
+      await pair.end();
+      rmSync(data, { recursive: true, force: true });
+    }
   });
 });
 

@@ -53,4 +53,20 @@ describe('entry queue', () => {
       Array.from({ length: 5000 }, (_, i) => i).filter((i) => i % 3 !== 0),
     );
   });
+
+  it('loses none of the others to entries that come and go all the time', () => {
+    const table = new RegisterTable(4, 4, new KeyedHash(new Uint8Array(16)));
+    for (let i = 0; i < 200; i++) table.insert(new Uint8Array([i, 0, 0, 0]), 0);
+    const queue = new EntryQueue(table, EntryFlag.HELD);
+    for (let entry = 0; entry < 200; entry++) {
+      queue.push(entry);
+      for (let i = 0; i < 100; i++) {
+        queue.cancel(entry);
+        queue.push(entry);
+      }
+    }
+    const out = new Set<number>();
+    for (let next = queue.shift(); next >= 0; next = queue.shift()) out.add(next);
+    assert.equal(out.size, 200);
+  });
 });
