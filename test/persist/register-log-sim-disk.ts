@@ -159,87 +159,90 @@ export class SimDisk implements Disk {
     return bytes.filled;
   }
 
-  async list(): Promise<readonly string[]> {
-    await this.#wait();
-    return [...this.#names.keys()];
+  list(): Promise<readonly string[]> {
+    return this.#soon(() => [...this.#names.keys()]);
   }
 
-  async open(path: string): Promise<DiskFile> {
-    await this.#wait();
-    const inode = this.#names.get(basename(path));
-    if (inode === undefined) throw errno('open', path, 'ENOENT');
-    return this.#file(path, inode);
-  }
-
-  async create(path: string): Promise<DiskFile> {
-    await this.#wait();
-    this.#fail('create', path);
-    const inode = new Inode(new Uint8Array(0));
-    this.#change((names) => names.set(basename(path), inode));
-    return this.#file(path, inode);
-  }
-
-  async rename(from: string, to: string): Promise<void> {
-    await this.#wait();
-    this.#fail('rename', from);
-    const inode = this.#names.get(basename(from))!;
-    this.#change((names) => {
-      names.delete(basename(from));
-      names.set(basename(to), inode);
+  open(path: string): Promise<DiskFile> {
+    return this.#soon(() => {
+      const inode = this.#names.get(basename(path));
+      if (inode === undefined) throw errno('open', path, 'ENOENT');
+      return this.#file(path, inode);
     });
   }
 
-  async remove(path: string): Promise<void> {
-    await this.#wait();
-    this.#change((names) => names.delete(basename(path)));
+  create(path: string): Promise<DiskFile> {
+    return this.#soon(() => {
+      this.#fail('create', path);
+      const inode = new Inode(new Uint8Array(0));
+      this.#change((names) => names.set(basename(path), inode));
+      return this.#file(path, inode);
+    });
   }
 
-  async syncDirectory(path: string): Promise<void> {
-    const before = [...this.#unsyncedNames];
-    await this.#wait();
-    this.#fail('syncDirectory', path);
-    if (this.faults.isSyncALie) return;
-    for (const apply of before) apply(this.#durableNames);
-    this.#unsyncedNames = this.#unsyncedNames.filter((apply) => !before.includes(apply));
+  rename(from: string, to: string): Promise<void> {
+    return this.#soon(() => {
+      this.#fail('rename', from);
+      const inode = this.#names.get(basename(from))!;
+      this.#change((names) => {
+        names.delete(basename(from));
+        names.set(basename(to), inode);
+      });
+    });
+  }
+
+  remove(path: string): Promise<void> {
+    return this.#soon(() => this.#change((names) => names.delete(basename(path))));
+  }
+
+  syncDirectory(path: string): Promise<void> {
+    const before = new Set(this.#unsyncedNames);
+    return this.#soon(() => {
+      this.#fail('syncDirectory', path);
+      if (this.faults.isSyncALie) return;
+      for (const apply of before) apply(this.#durableNames);
+      this.#unsyncedNames = this.#unsyncedNames.filter((apply) => !before.has(apply));
+    });
   }
 
   #file(path: string, inode: Inode): DiskFile {
     return {
-      read: async (buffer, at, position) => {
-        await this.#wait();
-        const piece = inode.content.filled.subarray(position, position + buffer.length - at);
-        buffer.set(piece, at);
-        return piece.length;
-      },
+      read: (buffer, at, position) =>
+        this.#soon(() => {
+          const piece = inode.content.filled.subarray(position, position + buffer.length - at);
+          buffer.set(piece, at);
+          return piece.length;
+        }),
       write: (buffer, at, position) => this.#write(path, inode, buffer.subarray(at), position),
-      datasync: async () => {
-        const before = [...inode.unsynced];
-        await this.#wait();
-        if (this.faults.isSyncALie) return;
-        const settled = new Set(before);
-        inode.unsynced = inode.unsynced.filter((piece) => !settled.has(piece));
-        this.#fail('datasync', path);
-        for (const piece of before) inode.durable.write(piece);
+      datasync: () => {
+        const before = new Set(inode.unsynced);
+        return this.#soon(() => {
+          if (this.faults.isSyncALie) return;
+          inode.unsynced = inode.unsynced.filter((piece) => !before.has(piece));
+          this.#fail('datasync', path);
+          for (const piece of before) inode.durable.write(piece);
+        });
       },
-      close: () => this.#wait(),
+      close: () => this.#soon(() => undefined),
     };
   }
 
-  async #write(path: string, inode: Inode, bytes: Buffer | Uint8Array, position: number): Promise<number> {
+  #write(path: string, inode: Inode, bytes: Uint8Array, position: number): Promise<number> {
     const length = 1 + Math.floor(this.#random() * bytes.length);
     const partly = (): void => put(inode, Buffer.from(bytes.subarray(0, length)), position);
     this.#underWay.add(partly);
-    await this.#wait();
-    this.#underWay.delete(partly);
-    this.#fail('write', path);
-    const used = [...this.#names.values()].reduce((sum, { content }) => sum + content.length, 0);
-    const grows = Math.max(0, position + bytes.length - inode.content.length);
-    const room = bytes.length - Math.max(0, used + grows - this.faults.capacityBytes);
-    if (room <= 0) throw errno('write', path, 'ENOSPC');
-    // Most writes are whole.
-    const taken = room < bytes.length ? room : this.#random() < 0.1 ? length : bytes.length;
-    put(inode, Buffer.from(bytes.subarray(0, taken)), position);
-    return taken;
+    return this.#soon(() => {
+      this.#underWay.delete(partly);
+      this.#fail('write', path);
+      const used = [...this.#names.values()].reduce((sum, { content }) => sum + content.length, 0);
+      const grows = Math.max(0, position + bytes.length - inode.content.length);
+      const room = bytes.length - Math.max(0, used + grows - this.faults.capacityBytes);
+      if (room <= 0) throw errno('write', path, 'ENOSPC');
+      // Most writes are whole.
+      const taken = room < bytes.length ? room : this.#random() < 0.1 ? length : bytes.length;
+      put(inode, Buffer.from(bytes.subarray(0, taken)), position);
+      return taken;
+    });
   }
 
   #change(apply: (names: Map<string, Inode>) => void): void {
@@ -254,11 +257,12 @@ export class SimDisk implements Disk {
     throw errno(operation, path, code);
   }
 
-  /** Every operation takes a while; on a dead disk for ever. */
-  async #wait(): Promise<void> {
+  /** Every operation takes a while, and happens all at once; on a dead disk never. */
+  async #soon<T>(operation: () => T): Promise<T> {
     if (this.#random() < 0.5) await setImmediate();
     await this.faults.hang;
     if (this.#isDead) await new Promise(() => undefined);
+    return operation();
   }
 }
 
