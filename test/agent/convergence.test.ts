@@ -1,20 +1,15 @@
 /** Agents on real kernel maps over real TCP: what the main job is. */
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { after, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { MAP_KINDS } from '../../src/core/map-port.js';
 import { TestAgent } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { mapWriter } from '../support/map-writer.js';
 import { until } from '../support/until.js';
 
-const run = promisify(execFile);
-const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 const skip = kernelMapsImpossible() ?? false;
-
-const writer = (...args: (string | number)[]) => run(WRITER, args.map(String));
 
 /** Writes one entry with bpftool, as a user would. Keys and values as hex. */
 function bpftool(command: 'update' | 'delete', pin: string, key: string, value?: string): void {
@@ -94,14 +89,14 @@ describe('two agents on kernel maps', { skip, concurrency: false }, () => {
       const [a, b] = [pinOf('a', name), pinOf('b', name)];
       const hasDeletes = !spec.kind.includes('array');
       const count = spec.keyBytes === 1 ? 40 : 60;
-      await writer('--pin', a, '--count', count, '--value', 5);
+      await mapWriter('--pin', a, '--count', count, '--value', 5);
       await untilEqual([a, b]);
-      await writer('--pin', b, '--count', count / 2, '--first', count / 2, '--value', 1000, '--batch', 8);
+      await mapWriter('--pin', b, '--count', count / 2, '--first', count / 2, '--value', 1000, '--batch', 8);
       const both = await untilEqual([a, b]);
       assert.ok(both.size >= count, `${both.size} entries`);
       if (!hasDeletes) return;
-      await writer('--pin', b, '--op', 'delete', '--count', 10);
-      await writer('--pin', a, '--op', 'delete', '--count', 10, '--first', count - 10);
+      await mapWriter('--pin', b, '--op', 'delete', '--count', 10);
+      await mapWriter('--pin', a, '--op', 'delete', '--count', 10, '--first', count - 10);
       await until(
         'deletes to arrive',
         () => dumpPin(a).size === count - 20 && dumpPin(b).size === count - 20,
@@ -168,10 +163,10 @@ describe('two agents without any hook', { skip, concurrency: false }, () => {
       agents.push(await TestAgent.start({ maps: { m: a }, extra }));
       agents.push(await TestAgent.start({ maps: { m: b }, extra, bootstrap: [agents[0]!.multiaddr] }));
       await Promise.all(agents.map((agent) => agent.ready()));
-      await writer('--pin', a, '--count', 300);
+      await mapWriter('--pin', a, '--count', 300);
       await until('the entries', () => dumpPin(b).size === 300);
-      await writer('--pin', b, '--op', 'delete', '--count', 50);
-      await writer('--pin', a, '--count', 20, '--first', 200, '--value', 99);
+      await mapWriter('--pin', b, '--op', 'delete', '--count', 50);
+      await mapWriter('--pin', a, '--count', 20, '--first', 200, '--value', 99);
       await until('the deletes', () => dumpPin(a).size === 250);
       await untilEqual([a, b]);
       const reports = await Promise.all(agents.map((agent) => agent.map('m')));
@@ -207,11 +202,11 @@ describe('five agents that each know only the first', { skip, concurrency: false
 
   it('converge, and are connected to each other', async () => {
     const first = await join();
-    await writer('--pin', pins[0]!, '--count', 1000);
+    await mapWriter('--pin', pins[0]!, '--count', 1000);
     for (let i = 1; i < 5; i++) await join(first);
     assert.equal((await untilEqual(pins)).size, 1000);
     for (const agent of agents) await until('four peers', async () => (await peersOf(agent)) === 4);
-    await writer('--pin', pins[3]!, '--count', 500, '--first', 5000);
+    await mapWriter('--pin', pins[3]!, '--count', 500, '--first', 5000);
     assert.equal((await untilEqual(pins)).size, 1500);
   });
 
@@ -219,7 +214,7 @@ describe('five agents that each know only the first', { skip, concurrency: false
     await agents[0]!.end('SIGKILL');
     const sixth = await join(agents[1]);
     await until('four peers', async () => (await peersOf(sixth)) === 4);
-    await writer('--pin', pins[5]!, '--count', 1, '--first', 77_777);
+    await mapWriter('--pin', pins[5]!, '--count', 1, '--first', 77_777);
     assert.equal((await untilEqual(pins.slice(1))).size, 1501);
   });
 
@@ -227,8 +222,17 @@ describe('five agents that each know only the first', { skip, concurrency: false
     const writers = [1, 2, 3];
     await Promise.all(
       writers.map(async (node) => {
-        await writer('--pin', pins[node]!, '--count', 10_000, '--first', 10_000 * node, '--value', node);
-        await writer('--pin', pins[node]!, '--count', 1000, '--first', 50_000, '--value', 1_000_000 * node);
+        await mapWriter('--pin', pins[node]!, '--count', 10_000, '--first', 10_000 * node, '--value', node);
+        await mapWriter(
+          '--pin',
+          pins[node]!,
+          '--count',
+          1000,
+          '--first',
+          50_000,
+          '--value',
+          1_000_000 * node,
+        );
       }),
     );
     const live = agents.slice(1);

@@ -1,25 +1,18 @@
 /** kill -9 and restart with a data directory (I10), on real kernel maps. */
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { mapmesh, TestAgent } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { MAP_WRITER, mapWriter, sameEntries } from '../support/map-writer.js';
 import { until } from '../support/until.js';
 
-const run = promisify(execFile);
-const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 const skip = kernelMapsImpossible() ?? false;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 200_000 };
 const KILLS = 20;
-
-const writer = (...args: (string | number)[]) => run(WRITER, args.map(String));
-const equal = (a: Map<string, string>, b: Map<string, string>) =>
-  a.size === b.size && [...a].every(([key, value]) => b.get(key) === value);
 
 /** Stamp and origin of every register of an agent, tombstones left out. */
 function stamps(agent: TestAgent): string[] {
@@ -56,16 +49,29 @@ describe('a node that is killed and comes back', { skip, concurrency: false }, (
     for (const name of ['a', 'b']) maps.create(name, SPEC);
     const b = await start('b');
     await start('a', b.multiaddr);
-    const burst = spawn(WRITER, ['--pin', pin('a'), '--count', '50000', '--rate', '4000', '--value', '1']);
+    const burst = spawn(MAP_WRITER, [
+      '--pin',
+      pin('a'),
+      '--count',
+      '50000',
+      '--rate',
+      '4000',
+      '--value',
+      '1',
+    ]);
     const burstEnded = new Promise((resolve) => burst.once('exit', resolve));
     for (let round = 0; round < KILLS; round++) {
-      await writer('--pin', pin('b'), '--count', 50, '--first', 100_000 + round * 50);
+      await mapWriter('--pin', pin('b'), '--count', 50, '--first', 100_000 + round * 50);
       await kill('a');
       await start('a', b.multiaddr);
     }
     burst.kill();
     await burstEnded;
-    await until('both kernel maps to be equal', () => equal(dumpPin(pin('a')), dumpPin(pin('b'))), 30_000);
+    await until(
+      'both kernel maps to be equal',
+      () => sameEntries(dumpPin(pin('a')), dumpPin(pin('b'))),
+      30_000,
+    );
     const held = dumpPin(pin('b'));
     assert.ok(held.size > 50 * KILLS, `${held.size} entries`);
     for (const name of ['a', 'b']) {
@@ -78,16 +84,16 @@ describe('a node that is killed and comes back', { skip, concurrency: false }, (
   });
 
   it('spreads what was changed in its kernel map meanwhile, and takes what the others did', async () => {
-    await writer('--pin', pin('a'), '--count', 300, '--first', 150_000, '--value', 1);
-    await until('the entries on b', () => equal(dumpPin(pin('a')), dumpPin(pin('b'))));
+    await mapWriter('--pin', pin('a'), '--count', 300, '--first', 150_000, '--value', 1);
+    await until('the entries on b', () => sameEntries(dumpPin(pin('a')), dumpPin(pin('b'))));
     await kill('a');
-    await writer('--pin', pin('a'), '--count', 100, '--first', 150_000, '--value', 5000);
-    await writer('--pin', pin('a'), '--count', 50, '--first', 150_100, '--op', 'delete');
-    await writer('--pin', pin('b'), '--count', 50, '--first', 150_200, '--value', 7000);
-    await writer('--pin', pin('b'), '--count', 50, '--first', 150_250, '--op', 'delete');
+    await mapWriter('--pin', pin('a'), '--count', 100, '--first', 150_000, '--value', 5000);
+    await mapWriter('--pin', pin('a'), '--count', 50, '--first', 150_100, '--op', 'delete');
+    await mapWriter('--pin', pin('b'), '--count', 50, '--first', 150_200, '--value', 7000);
+    await mapWriter('--pin', pin('b'), '--count', 50, '--first', 150_250, '--op', 'delete');
     const sizeBefore = dumpPin(pin('b')).size;
     await start('a', agents.get('b')!.multiaddr);
-    await until('both to be equal', () => equal(dumpPin(pin('a')), dumpPin(pin('b'))));
+    await until('both to be equal', () => sameEntries(dumpPin(pin('a')), dumpPin(pin('b'))));
     const held = dumpPin(pin('b'));
     assert.equal(held.size, sizeBefore - 50, 'deletes of both sides hold, nothing came back');
     const has = (first: number) =>

@@ -1,28 +1,20 @@
 /** Deletes that are forgotten, and nodes that come back after that (I9), on real kernel maps. */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { mapmesh, TestAgent } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { mapWriter, sameEntries } from '../support/map-writer.js';
 import { until } from '../support/until.js';
 
-const run = promisify(execFile);
-const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 const skip = kernelMapsImpossible() ?? false;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 4, valueBytes: 8, maxEntries: 10_000 };
 const KEYS = 600;
 const DELETED = 250;
 /** The floor of a member lags by five seconds, and its word has to go round. */
 const DROP_TIMEOUT_MS = 60_000;
-
-const writer = (...args: (string | number)[]) => run(WRITER, args.map(String));
-const sameEntries = (a: Map<string, string>, b: Map<string, string>) =>
-  a.size === b.size && [...a].every(([key, value]) => b.get(key) === value);
 
 describe('tombstones', { skip, concurrency: false }, () => {
   const maps = new TestMaps();
@@ -73,12 +65,12 @@ describe('tombstones', { skip, concurrency: false }, () => {
     await start('a');
     await start('b', { bootstrap: agent('a').multiaddr });
     await start('c', { bootstrap: agent('a').multiaddr });
-    await writer('--pin', pin('a'), '--count', KEYS);
+    await mapWriter('--pin', pin('a'), '--count', KEYS);
     await until(
       'the entries',
       async () => dumpPin(pin('c')).size === KEYS && dumpPin(pin('b')).size === KEYS,
     );
-    await writer('--pin', pin('b'), '--count', DELETED, '--op', 'delete');
+    await mapWriter('--pin', pin('b'), '--count', DELETED, '--op', 'delete');
     await until('the deletes', () => dumpPin(pin('c')).size === KEYS - DELETED);
     await dropped('a', 'b', 'c');
     await equal('a', 'b', 'c');
@@ -86,7 +78,7 @@ describe('tombstones', { skip, concurrency: false }, () => {
 
   it('a node that was away for longer than deletes are remembered brings nothing back', async () => {
     await agent('c').end('SIGKILL');
-    await writer('--pin', pin('a'), '--count', 100, '--first', DELETED, '--op', 'delete');
+    await mapWriter('--pin', pin('a'), '--count', 100, '--first', DELETED, '--op', 'delete');
     await until('the deletes', () => dumpPin(pin('b')).size === KEYS - DELETED - 100);
     await dropped('a', 'b');
     assert.equal(dumpPin(pin('c')).size, KEYS - DELETED);
@@ -100,9 +92,9 @@ describe('tombstones', { skip, concurrency: false }, () => {
 
   it('and what it wrote while it was away is kept', async () => {
     await agent('c').end('SIGKILL');
-    await writer('--pin', pin('a'), '--count', 50, '--first', DELETED + 100, '--op', 'delete');
+    await mapWriter('--pin', pin('a'), '--count', 50, '--first', DELETED + 100, '--op', 'delete');
     await dropped('a', 'b');
-    await writer('--pin', pin('c'), '--count', 10, '--first', 5000);
+    await mapWriter('--pin', pin('c'), '--count', 10, '--first', 5000);
     await start('c', { bootstrap: agent('b').multiaddr });
     await equal('a', 'b', 'c');
     assert.equal(dumpPin(pin('a')).size, KEYS - DELETED - 150 + 10);
@@ -110,7 +102,7 @@ describe('tombstones', { skip, concurrency: false }, () => {
 
   it('nor does one that kept nothing on disk', async () => {
     await agent('c').end('SIGKILL');
-    await writer('--pin', pin('a'), '--count', 50, '--first', DELETED + 150, '--op', 'delete');
+    await mapWriter('--pin', pin('a'), '--count', 50, '--first', DELETED + 150, '--op', 'delete');
     await dropped('a', 'b');
     await start('c', { bootstrap: agent('b').multiaddr, keeps: false });
     await equal('a', 'b', 'c');

@@ -1,12 +1,9 @@
 /** What vanishes from a kernel map is not always a delete (I8): agents on real maps that are emptied, replaced, or evict. */
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { mapmesh, TestAgent } from '../support/agents.js';
 import {
   dumpPin,
@@ -15,17 +12,12 @@ import {
   type TestMapSpec,
   TestMaps,
 } from '../support/kernel-maps.js';
+import { mapWriter, sameEntries } from '../support/map-writer.js';
 import { until } from '../support/until.js';
 
-const run = promisify(execFile);
-const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 const skip = kernelMapsImpossible() ?? false;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 10_000 };
 const ENTRIES = 1000;
-
-const writer = (...args: (string | number)[]) => run(WRITER, args.map(String));
-const equal = (a: Map<string, string>, b: Map<string, string>) =>
-  a.size === b.size && [...a].every(([key, value]) => b.get(key) === value);
 
 /** Nodes `a` and `b` with a pinned map each, `b` joined to `a`. */
 class Pair {
@@ -68,7 +60,7 @@ class Pair {
     const sizes = () => `${dumpPin(this.pin('a')).size} and ${dumpPin(this.pin('b')).size} entries`;
     const isEqual = () => {
       const [a, b] = [dumpPin(this.pin('a')), dumpPin(this.pin('b'))];
-      return a.size === size && equal(a, b);
+      return a.size === size && sameEntries(a, b);
     };
     await until(`both kernel maps to have the same ${size} entries`, isEqual, 15_000, sizes);
     await until(
@@ -88,7 +80,7 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
   before(async () => {
     for (const name of ['a', 'b']) pair.maps.create(name, SPEC);
     for (const name of ['a', 'b']) await pair.start(name);
-    await writer('--pin', pair.pin('a'), '--count', ENTRIES);
+    await mapWriter('--pin', pair.pin('a'), '--count', ENTRIES);
     await pair.untilEqual(ENTRIES);
   });
   after(() => pair.end());
@@ -111,9 +103,9 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
 
   it('is captured and written to from then on', async () => {
     const { captured } = await pair.report('b');
-    await writer('--pin', pair.pin('b'), '--count', 10, '--first', 5000);
-    await writer('--pin', pair.pin('b'), '--count', 10, '--op', 'delete');
-    await writer('--pin', pair.pin('a'), '--count', 10, '--first', 6000);
+    await mapWriter('--pin', pair.pin('b'), '--count', 10, '--first', 5000);
+    await mapWriter('--pin', pair.pin('b'), '--count', 10, '--op', 'delete');
+    await mapWriter('--pin', pair.pin('a'), '--count', 10, '--first', 6000);
     await pair.untilEqual(ENTRIES + 10);
     const report = await pair.report('b');
     if (report.capture !== 'sweep') assert.ok(report.captured >= captured + 20, 'by events, not by a sweep');
@@ -123,8 +115,8 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
     const maps = pair.maps;
     // Written before it is pinned, as a program does that fills its map while it loads.
     maps.create('next', SPEC);
-    await writer('--pin', pair.pin('next'), '--count', 5, '--first', 7000);
-    await writer('--pin', pair.pin('next'), '--count', 20, '--value', 99); // 10 of them were deleted, 10 differ
+    await mapWriter('--pin', pair.pin('next'), '--count', 5, '--first', 7000);
+    await mapWriter('--pin', pair.pin('next'), '--count', 20, '--value', 99); // 10 of them were deleted, 10 differ
     const wanted = dumpPin(pair.pin('a'));
     renameSync(pair.pin('next'), pair.pin('b'));
     await rebound();
@@ -137,8 +129,8 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
     const away = pair.pin('away');
     renameSync(pair.pin('b'), away);
     await until('the note', async () => /there is no pin/.test((await pair.report('b')).problems.join()));
-    await writer('--pin', pair.pin('a'), '--count', 10, '--first', 8000);
-    await until('the entries', () => equal(dumpPin(pair.pin('a')), dumpPin(away)));
+    await mapWriter('--pin', pair.pin('a'), '--count', 10, '--first', 8000);
+    await until('the entries', () => sameEntries(dumpPin(pair.pin('a')), dumpPin(away)));
     renameSync(away, pair.pin('b'));
     await until('the note to go', async () => (await pair.report('b')).problems.length === 0);
     await pair.untilEqual(ENTRIES + 25);
@@ -158,7 +150,7 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
       'untouched',
     );
     assert.equal((await pair.report('a')).state, 'live');
-    await writer('--pin', pair.pin('a'), '--count', 10, '--first', 9000);
+    await mapWriter('--pin', pair.pin('a'), '--count', 10, '--first', 9000);
     pair.maps.replace('b', SPEC);
     await until('b to go on', async () => (await pair.report('b')).state === 'live', 5000);
     await pair.untilEqual(ENTRIES + 35);
@@ -166,7 +158,7 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
   });
 
   it('is not taken for emptied when it happens again and again while others write', async () => {
-    const writing = writer('--pin', pair.pin('a'), '--count', 2000, '--first', 1000, '--rate', 1000);
+    const writing = mapWriter('--pin', pair.pin('a'), '--count', 2000, '--first', 1000, '--rate', 1000);
     for (let round = 0; round < 4; round++) {
       pair.maps.replace('b', SPEC);
       await rebound();
@@ -190,7 +182,7 @@ describe('an agent that is killed while it fills the new map of a reloaded owner
       for (const name of ['a', 'b']) pair.maps.create(name, spec);
       await pair.start('a');
       await pair.start('b', ['--data-dir', join(data, 'b')]);
-      await writer('--pin', pair.pin('a'), '--count', MANY, '--batch', 1000);
+      await mapWriter('--pin', pair.pin('a'), '--count', MANY, '--batch', 1000);
       await pair.untilEqual(MANY);
       pair.maps.replace('b', spec);
       const id = pinnedMapId(pair.pin('b'));
@@ -217,7 +209,7 @@ describe('a map that another process empties', { skip, concurrency: false }, () 
     for (const name of ['a', 'b']) pair.maps.create(name, SPEC);
     await pair.start('a');
     await pair.start('b', ['--data-dir', join(data, 'b')]);
-    await writer('--pin', pair.pin('a'), '--count', ENTRIES);
+    await mapWriter('--pin', pair.pin('a'), '--count', ENTRIES);
     await pair.untilEqual(ENTRIES);
   });
   after(async () => {
@@ -227,7 +219,7 @@ describe('a map that another process empties', { skip, concurrency: false }, () 
 
   /** Empties the map of `b`, and waits until nothing changes any more. @returns what is held. */
   const empty = async (): Promise<number> => {
-    await writer('--pin', pair.pin('b'), '--count', ENTRIES, '--op', 'delete');
+    await mapWriter('--pin', pair.pin('b'), '--count', ENTRIES, '--op', 'delete');
     assert.equal(dumpPin(pair.pin('b')).size, 0);
     await until('all entries to be accounted for', async () => {
       const { held, tombstones } = await pair.report('b');
@@ -259,7 +251,7 @@ describe('a map that another process empties', { skip, concurrency: false }, () 
 
   it('keeps what is held through kill -9 and a restart', async () => {
     const held = await empty();
-    await writer('--pin', pair.pin('b'), '--count', 2000, '--first', 2000);
+    await mapWriter('--pin', pair.pin('b'), '--count', 2000, '--first', 2000);
     await until('the new entries', () => dumpPin(pair.pin('a')).size === held + 2000);
     await until('the log to be written', async () => (await pair.report('b')).captured >= 2000);
     await pair.agents.get('b')!.end('SIGKILL');
@@ -283,7 +275,7 @@ describe('a map that another process empties', { skip, concurrency: false }, () 
   it('and by the sweep when nobody saw it happen', async () => {
     await pair.agents.get('b')!.end();
     await pair.start('b', ['--capture', 'sweep']);
-    await writer('--pin', pair.pin('b'), '--count', ENTRIES, '--op', 'delete');
+    await mapWriter('--pin', pair.pin('b'), '--count', ENTRIES, '--op', 'delete');
     await until('the deletes to be held', async () => (await pair.report('b')).held === ENTRIES);
     assert.equal(dumpPin(pair.pin('a')).size, ENTRIES);
   });
@@ -299,7 +291,7 @@ describe('an LRU map for 1,000 entries that gets 10,000', { skip, concurrency: f
           pair.maps.create(name, LRU);
           await pair.start(name, ['--evicted', `m=${policy}`]);
         }
-        await writer('--pin', pair.pin('a'), '--count', 10_000);
+        await mapWriter('--pin', pair.pin('a'), '--count', 10_000);
         await until('every write on both', async () => {
           const [a, b] = await Promise.all([pair.report('a'), pair.report('b')]);
           return a.entries === 10_000 && a.digest === b.digest;
@@ -323,7 +315,7 @@ describe('an LRU map for 1,000 entries that gets 10,000', { skip, concurrency: f
           assert.ok(applied - appliedBefore <= limit, `${applied - appliedBefore} applied in 20 sweeps`);
           assert.ok(dumpPin(pair.pin(i === 0 ? 'a' : 'b')).size <= LRU.maxEntries);
         }
-        await writer('--pin', pair.pin('a'), '--count', 10, '--first', 20_000);
+        await mapWriter('--pin', pair.pin('a'), '--count', 10, '--first', 20_000);
         await until('a new entry on both', async () => (await pair.report('b')).entries === 10_010);
       } finally {
         await pair.end();

@@ -3,13 +3,13 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { after } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import type { CapturePort } from '../../src/core/capture-port.js';
 import type { MapKind } from '../../src/core/map-port.js';
 import { RecordOp, RingRecords } from '../../src/core/ring-record.js';
 import { type KernelMap, openKernelMap } from '../../src/kernel/kernel-map.js';
 import { kernelTypeOf } from '../../src/kernel/map-kinds.js';
 import { loadNative } from '../../src/kernel/native.js';
+import { MAP_WRITER } from '../support/map-writer.js';
 
 /** Every wait of these tests ends by then; a hundred times what any of them takes. */
 export const DEADLINE_MS = 20_000;
@@ -19,7 +19,6 @@ export const BPF_F_RDONLY = 1 << 3;
 export const BPF_F_WRONLY = 1 << 4;
 export const BPF_F_RDONLY_PROG = 1 << 7;
 
-const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 const BPFFS = '/sys/fs/bpf';
 const BPF_FS_MAGIC = 0xcafe4a11;
 
@@ -78,13 +77,13 @@ export interface WriterReport {
 /** Runs native/map-writer.c on a map to its end. @param flags such as `--op delete --count 5`. */
 export function write(map: KernelMap, flags: string): WriterReport {
   const args = ['--id', String(map.info.kernelId), ...flags.split(' ').filter((word) => word !== '')];
-  return JSON.parse(execFileSync(WRITER, args, { encoding: 'utf8' })) as WriterReport;
+  return JSON.parse(execFileSync(MAP_WRITER, args, { encoding: 'utf8' })) as WriterReport;
 }
 
 /** The same beside this process. */
 export function startWriting(map: KernelMap, flags: string): Promise<WriterReport> {
   const args = ['--id', String(map.info.kernelId), ...flags.split(' ').filter((word) => word !== '')];
-  const child = spawn(WRITER, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(MAP_WRITER, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     output += text;

@@ -13,7 +13,7 @@
  * test that was killed (pins, data directories, mounts, agents) bears the test's name and process id, and is removed
  * by the next test.
  */
-import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import {
   existsSync,
   mkdirSync,
@@ -25,18 +25,14 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import koffi from 'koffi';
 import type { MapReport, StatusReport } from '../../src/api/control.js';
 import { IDENTITY_FILE } from '../../src/persist/data-dir.js';
 import { COMMAND_ENV } from '../hosts/requirements.js';
 import { TestAgent } from './agents.js';
 import { BPFFS, createPinnedMap, dumpPin, mountBpffs, type TestMapSpec } from './kernel-maps.js';
+import { mapWriter } from './map-writer.js';
 import { until } from './until.js';
-
-const run = promisify(execFile);
-const WRITER = fileURLToPath(new URL('../../native/map-writer', import.meta.url));
 
 const PREFIX = 'mapmesh-hosts-';
 const MESH_PORT = 7600;
@@ -169,7 +165,7 @@ export class Host {
 
   /** Writes with the map-writer (see its usage), as another program on this host does. */
   async write(map: string, ...args: (string | number)[]): Promise<void> {
-    await run(WRITER, ['--pin', this.pin(map), ...args.map(String)]);
+    await mapWriter('--pin', this.pin(map), ...args);
   }
 
   dump(map: string): Map<string, string> {
