@@ -300,7 +300,8 @@ export class Hosts {
       `map ${map} to be the same on hosts ${hosts.map((host) => host.number).join(', ')}`,
       async () => {
         const found = await compareMaps(map, hosts);
-        difference = typeof found === 'string' ? found : 'they are the same, but not as wanted';
+        difference =
+          typeof found === 'string' ? found : `they are the same, but not as wanted: ${found.size} entries`;
         return typeof found !== 'string' && wanted(found) ? found : undefined;
       },
       timeoutMs,
