@@ -1,99 +1,91 @@
 /**
- * The agent: opens the maps, captures their changes, joins the mesh, serves the API, and takes all that down again.
- *
- *     const agent = await startAgent(settings, log);
- *     agent.multiaddrs;          // ready to paste as another's --bootstrap
- *     await agent.stop();        // nothing left behind: no program, fd, socket or timer
+ * What an agent is: its parts, how they hang together, in which order they start and stop. Everything of the outside
+ * (time, chance, kernel maps, disk, mesh, API) is given to it: `start-agent.ts` gives it the real ones, the simulator
+ * (test/sim/) others.
  */
-import { startApiServer } from '../api/server.js';
+import type { AgentControl } from '../api/control.js';
 import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { HybridClock } from '../core/hybrid-clock.js';
 import { Origins } from '../core/origins.js';
-import { createSigner, generateIdentity, peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
-import { createMesh } from '../mesh/libp2p-mesh.js';
-import type { Mesh, Verdict } from '../mesh/mesh.js';
+import type { Timers } from '../core/timers.js';
+import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
+import type { Mesh, MeshHandlers, Verdict } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
-import { Cleanup } from './cleanup.js';
+import type { Cleanup } from './cleanup.js';
 import { ClockGuard } from './clock-guard.js';
 import { Control } from './control.js';
 import { helloOf } from './hello.js';
-import { Journal } from './journal.js';
-import { Members } from './members.js';
+import { Journal, type JournalComponents } from './journal.js';
+import { type MapComponents, makeMaps } from './make-maps.js';
+import { Members, type MembersComponents } from './members.js';
 import { Membership } from './membership.js';
 import { OriginNames } from './origin-names.js';
 import type { AgentParts } from './parts.js';
 import { Pump } from './pump.js';
 import { Readiness } from './readiness.js';
-import { Rebinder } from './rebinder.js';
+import { type PinPort, Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
-import { makeMaps, openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { Sweeps } from './sweeps.js';
-import { createClock } from './system-clock.js';
 import { VERSION } from './version.js';
 
 /** How often it is checked whether the mesh has turned this node away for good. */
 const BOOTSTRAP_CHECK_MS = 250;
 
-export interface RunningAgent {
-  readonly multiaddrs: readonly string[];
-  /** HOST:PORT on which the API listens. */
-  readonly apiAddress: string;
-  /** Resolves with the reason if the agent cannot go on (turned away by the mesh, no map left, a loop broke). */
-  readonly failed: Promise<unknown>;
-  /** Says goodbye and frees everything. Safe to call twice. */
-  stop(): Promise<void>;
+/** The outside of an agent. Whoever opened it closes it, except the capture and the mesh, which the agent does. */
+export interface AgentComponents extends Omit<MapComponents, 'hlc' | 'origins'> {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly log: Log;
+  /** This node's raw Ed25519 key: how its registers name their origin. */
+  readonly publicKey: Uint8Array;
+  /** The data directory; null keeps nothing on disk. */
+  readonly dataDir: (Pick<JournalComponents, 'openLog'> & NonNullable<MembersComponents['store']>) | null;
+  readonly bootId: JournalComponents['bootId'];
+  /** Pins by which maps are bound, by the map's name. */
+  readonly pins: ReadonlyMap<string, PinPort>;
+  createMesh(handlers: MeshHandlers): Mesh;
+  /** Serves the API. @returns what ends that */
+  serve(control: AgentControl): Promise<() => unknown>;
 }
 
-/** What tests replace. */
-export interface AgentOverrides {
-  readonly clock?: Clock;
+export interface ComposedAgent {
+  readonly parts: AgentParts;
+  readonly control: AgentControl;
+  /** Resolves with the reason if the agent cannot go on (turned away by the mesh, no map left, a loop broke). */
+  readonly failed: Promise<unknown>;
 }
 
 /**
- * Starts an agent.
- * @throws MapmeshError of any code that concerns settings, maps, capture, ports, data directory; nothing is left open then.
+ * Puts an agent together and starts it.
+ * @param cleanup gets what stops it again, also when this fails half way.
+ * @throws MapmeshError of any code that concerns maps, capture, ports, data directory
  */
-export async function startAgent(
+export async function composeAgent(
+  components: AgentComponents,
   settings: AgentSettings,
-  log: Log,
-  overrides: AgentOverrides = {},
-): Promise<RunningAgent> {
-  const cleanup = new Cleanup();
-  try {
-    return await start(settings, log, overrides, cleanup);
-  } catch (error) {
-    await cleanup.run();
-    throw error;
-  }
-}
-
-async function start(
-  settings: AgentSettings,
-  log: Log,
-  overrides: AgentOverrides,
   cleanup: Cleanup,
-): Promise<RunningAgent> {
-  const secret = settings.secretFile === null ? null : await readSecret(settings.secretFile);
-  const dataDir = await openDirectory(settings, cleanup);
-  const identity = dataDir?.identity ?? generateIdentity();
-  const ports = openPorts(settings, cleanup);
-  const capture = openCaptureFor(ports, settings, log);
-  cleanup.push(() => capture.close());
-
-  const clock = overrides.clock ?? createClock(process.env);
+): Promise<ComposedAgent> {
+  const { clock, timers, log, random, capture, dataDir, publicKey } = components;
   const hlc = new HybridClock();
-  const signer = createSigner(identity);
-  const origins = new Origins(signer.publicKey);
-  const maps = makeMaps(settings, ports, capture, { clock, hlc, origins, signer, secret });
+  const origins = new Origins(publicKey);
+  const maps = makeMaps(settings, { ...components, hlc, origins });
   // Those that they are bound to at the end; the ones of the start are closed already where they were replaced.
   cleanup.push(() => {
     for (const map of maps) map.core.port.close();
   });
 
-  const journal = dataDir === null ? null : await Journal.open(dataDir, maps, hlc, log);
+  const journal =
+    dataDir === null
+      ? null
+      : await Journal.open(
+          { timers, bootId: components.bootId, openLog: (options) => dataDir.openLog(options) },
+          maps,
+          hlc,
+          log,
+        );
   if (journal !== null) cleanup.push(() => journal.close());
   for (const map of maps) {
     map.journal = journal;
@@ -101,14 +93,23 @@ async function start(
     map.nextSweep = map.hasHistory ? 'restart' : 'initial';
   }
   const clockGuard = new ClockGuard(
-    { maps, clock, hlc, journal, log, publish: (map, frame) => mesh.publish(map.topic, frame) },
+    {
+      maps,
+      clock,
+      timers,
+      hlc,
+      journal,
+      log,
+      othersUs: () => members.newestWallUs(),
+      publish: (map, frame) => mesh.publish(map.topic, frame),
+    },
     settings.skewMsMax * 1000,
   );
   cleanup.push(() => clockGuard.stop());
   const members = new Members(
-    { maps, origins, hlc, clock, log, journal, store: dataDir },
+    { maps, origins, hlc, clock, timers, log, journal, store: dataDir },
     {
-      peerId: peerIdOfPublicKey(signer.publicKey),
+      peerId: peerIdOfPublicKey(publicKey),
       forgetAfterMs: settings.forgetAfterMs,
       tombstoneMsMin: settings.tombstoneMsMin,
       tombstonesMax: settings.tombstonesMax,
@@ -122,29 +123,22 @@ async function start(
     fail = resolve;
   });
 
-  const mesh = createMesh(
-    {
-      describe: () => helloOf(maps, membership.ready, members, clock),
-      onHello: (peerId, app) => membership.hello(peerId, app),
-      onDistantHello: (peerId, app) => membership.distantHello(peerId, app),
-      onPeerUp: (peerId) => membership.up(peerId),
-      onPeerDown: (peerId) => membership.gone(peerId),
-      onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
-    },
-    {
-      cluster: settings.cluster,
-      listen: settings.listen,
-      bootstrap: settings.bootstrap,
-      allow: settings.allow,
-      secret,
-      identity,
-    },
-    { log },
+  const mesh = components.createMesh({
+    describe: () => helloOf(maps, membership.ready, members, clock),
+    onHello: (peerId, app) => membership.hello(peerId, app),
+    onDistantHello: (peerId, app) => membership.distantHello(peerId, app),
+    onPeerUp: (peerId) => membership.up(peerId),
+    onPeerDown: (peerId) => membership.gone(peerId),
+    onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
+  });
+  const pump = new Pump(maps, capture, mesh, timers, log, fail);
+  const sweeps = new Sweeps(
+    maps,
+    { pump, capture, clock, timers, log, random: () => random.next() },
+    settings.sweepIntervalMs,
   );
-  const pump = new Pump(maps, capture, mesh, log, fail);
-  const sweeps = new Sweeps(maps, { pump, capture, log, random: Math.random }, settings.sweepIntervalMs);
   const reconciler = new Reconciler(
-    { maps, mesh, origins, clock, log },
+    { maps, mesh, origins, clock, timers, log },
     {
       onMerged: () => pump.scheduleApply(),
       onReconciled: (map, peerId) => membership.reconciled(map, peerId),
@@ -154,6 +148,7 @@ async function start(
   const membership = new Membership(
     maps,
     reconciler,
+    timers,
     log,
     {
       onCaughtUp: (map) => goLive(map).catch(fail),
@@ -169,14 +164,18 @@ async function start(
       lonelyAfterMs: settings.lonelyAfterMs,
     },
   );
-  const readiness = new Readiness(() => membership.ready);
+  const readiness = new Readiness(() => membership.ready, timers);
   const rebinder = new Rebinder(
-    pinsOf(settings, maps),
+    maps.flatMap((map) => {
+      const pin = components.pins.get(map.name);
+      return pin === undefined ? [] : [{ map, pin }];
+    }),
     {
       pump,
       sweeps,
       capture,
       journal,
+      timers,
       log,
       onResumed: (map) => {
         for (const { peerId } of mesh.peers()) reconciler.request(map, peerId);
@@ -216,6 +215,7 @@ async function start(
     settings,
     version: VERSION,
     clock,
+    timers,
     hlc,
     names: new OriginNames(origins),
     maps,
@@ -228,8 +228,8 @@ async function start(
     membership,
     readiness,
   };
-  const api = await startApiServer({ control: new Control(parts), log }, settings.api);
-  cleanup.push(() => api.close());
+  const control = new Control(parts);
+  cleanup.push(await components.serve(control));
   cleanup.push(() => mesh.stop());
   for (const map of maps) mesh.subscribe(map.topic, (frame, from) => receive(parts, map, frame, from));
   cleanup.push(() => pump.stop());
@@ -244,14 +244,9 @@ async function start(
   membership.start();
   clockGuard.start();
   rebinder.start();
-  cleanup.push(watchBootstrap(settings, mesh, membership, fail));
+  cleanup.push(watchBootstrap(settings, parts, fail));
 
-  return {
-    multiaddrs: mesh.multiaddrs(),
-    apiAddress: api.address,
-    failed,
-    stop: () => cleanup.run(),
-  };
+  return { parts, control, failed };
 }
 
 /** Validates and merges a gossiped batch in one go. */
@@ -273,24 +268,22 @@ function receive(parts: AgentParts, map: AgentMap, frame: Uint8Array, from: stri
 /** Fails the agent when every bootstrap address has turned it away for good before it ever joined. */
 function watchBootstrap(
   settings: AgentSettings,
-  mesh: Mesh,
-  membership: Membership,
+  { timers, mesh, membership }: AgentParts,
   fail: (error: unknown) => void,
 ): () => void {
-  const timer = setInterval(() => {
-    if (membership.ready || settings.bootstrap.length === 0) return clearInterval(timer);
+  const timer = timers.every(BOOTSTRAP_CHECK_MS, () => {
+    if (membership.ready || settings.bootstrap.length === 0) return timer.cancel();
     if (mesh.peers().some((peer) => peer.greeted)) return;
     const definitive = mesh.bootstrapProblems().filter((problem) => problem.definitive);
     const addresses = new Set(definitive.map((problem) => problem.address));
     if (!settings.bootstrap.every((address) => addresses.has(address))) return;
-    clearInterval(timer);
+    timer.cancel();
     const reasons = definitive.map(({ address, reason }) => `${address}: ${reason}`).join('; ');
     fail(
       new MapmeshError('ERR_JOIN', `Cannot join the mesh: ${reasons}`, {
         hint: 'Compare --cluster, --secret-file and --allow with those of the other nodes.',
       }),
     );
-  }, BOOTSTRAP_CHECK_MS);
-  timer.unref();
-  return () => clearInterval(timer);
+  });
+  return () => timer.cancel();
 }

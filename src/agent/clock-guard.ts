@@ -4,31 +4,40 @@
  * While the clock is ahead, the others hold this node's registers back. Once it is set right, stamps go on from the
  * present, and every register that is still stamped in the future gets a new stamp, in the same order: as if it
  * had been written when the clock was mended. Nobody has merged the old ones, so nothing is lost by it.
+ *
+ * A clock that is set back wrongly looks the same from inside. So stamps only go back to where the clocks of the others
+ * say that registers are held back: below that somebody may have merged them, and no stamp is used twice (I10).
  */
 import type { Log } from '../config/log.js';
 import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import { stampTimeUs } from '../core/stamp.js';
+import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { Journal } from './journal.js';
 
 const TICK_MS = 250;
 /** A clock that is corrected by less than this is none that was wrong. */
 const MARGIN_US = 100_000;
+/** How old what is known of the others' clocks may be: a hello's way. */
+const HELLO_US_MAX = 1_000_000;
 
 export interface ClockGuardComponents {
   readonly maps: readonly AgentMap[];
   readonly clock: Clock;
+  readonly timers: Timers;
   readonly hlc: HybridClock;
   readonly journal: Journal | null;
   readonly log: Log;
+  /** The latest time that another member's clock shows: 0 if there is none, null if no member has been heard of yet. */
+  othersUs(): number | null;
   publish(map: AgentMap, frame: Uint8Array): Promise<unknown>;
 }
 
 export class ClockGuard {
   readonly #components: ClockGuardComponents;
   readonly #skewUsMax: number;
-  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #timers = new Set<Timer>();
 
   /** @param skewUsMax what the others take at most; the same everywhere, hopefully. */
   constructor(components: ClockGuardComponents, skewUsMax: number) {
@@ -37,17 +46,20 @@ export class ClockGuard {
   }
 
   start(): void {
-    this.#timers.add(setInterval(() => this.check(), TICK_MS).unref());
+    this.#timers.add(this.#components.timers.every(TICK_MS, () => this.check()));
   }
 
   stop(): void {
-    for (const timer of this.#timers) clearInterval(timer);
+    for (const timer of this.#timers) timer.cancel();
   }
 
   /** Stamps anew what is stamped in the future, if anything is. */
   check(): void {
     const { hlc, clock, maps, journal, log } = this.#components;
-    const limitUs = clock.wallUs() + this.#skewUsMax;
+    const othersUs = this.#components.othersUs();
+    if (othersUs === null) return;
+    const wallUs = clock.wallUs();
+    const limitUs = Math.max(wallUs, othersUs + HELLO_US_MAX) + this.#skewUsMax;
     const aheadUs = stampTimeUs(hlc.mark.hi, hlc.mark.lo) - limitUs;
     if (aheadUs <= MARGIN_US) return;
     hlc.setBack(limitUs);
@@ -59,7 +71,7 @@ export class ClockGuard {
         journal?.append(map, frame);
         frames.push(frame);
       }
-      this.#publishLater(map, frames);
+      this.#publishLater(map, frames, limitUs - wallUs);
       log.warn(
         { map: map.name, registers, aheadSeconds: Math.round(aheadUs / 1e6) },
         "this host's clock was ahead and has been set back: its writes of that time are stamped anew",
@@ -67,13 +79,13 @@ export class ClockGuard {
     }
   }
 
-  /** The new stamps are as far ahead as the others take: by then they are not. What gets lost is reconciled. */
-  #publishLater(map: AgentMap, frames: readonly Uint8Array[]): void {
+  /** The new stamps are ahead: by then they are not. What gets lost is reconciled. */
+  #publishLater(map: AgentMap, frames: readonly Uint8Array[], afterUs: number): void {
     if (frames.length === 0) return;
-    const timer = setTimeout(async () => {
+    const timer = this.#components.timers.after(afterUs / 1000, async () => {
       this.#timers.delete(timer);
       for (const frame of frames) await this.#components.publish(map, frame);
-    }, this.#skewUsMax / 1000);
-    this.#timers.add(timer.unref());
+    });
+    this.#timers.add(timer);
   }
 }

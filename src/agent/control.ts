@@ -29,15 +29,16 @@ const CLOCK_COMPARISON_MS = 1000;
 
 export class Control implements AgentControl {
   readonly #parts: AgentParts;
-  readonly #startedMs = performance.now();
+  readonly #startedMs: number;
   readonly #watchers = new Map<AgentMap, Set<(change: ChangeReport) => void>>();
 
   constructor(parts: AgentParts) {
     this.#parts = parts;
+    this.#startedMs = parts.timers.nowMs();
   }
 
   status(): StatusReport {
-    const { mesh, membership, clock, settings, version, journal } = this.#parts;
+    const { mesh, membership, clock, timers, settings, version, journal } = this.#parts;
     const maps = this.#parts.maps.map((map) => this.#mapReport(map));
     const problems = membership.ready
       ? []
@@ -52,7 +53,7 @@ export class Control implements AgentControl {
       cluster: settings.cluster,
       multiaddrs: mesh.multiaddrs(),
       ready: membership.ready,
-      uptimeSeconds: Math.floor((performance.now() - this.#startedMs) / 1000),
+      uptimeSeconds: Math.floor((timers.nowMs() - this.#startedMs) / 1000),
       hlc: this.#hlc(clock.wallUs()),
       version,
       degraded: problems.length > 0 || maps.some((map) => map.problems.length > 0),
@@ -126,10 +127,11 @@ export class Control implements AgentControl {
   }
 
   async diff(name: string): Promise<DiffReport> {
-    const { mesh, reconciler } = this.#parts;
+    const { mesh, reconciler, timers } = this.#parts;
     return diffMap(this.#map(name), {
       mesh,
       reconciler,
+      timers,
       report: (map, entry) => this.#register(map, entry),
     });
   }
@@ -156,8 +158,8 @@ export class Control implements AgentControl {
 
   async release(name: string, { refill }: { readonly refill: boolean }): Promise<ReleaseReport> {
     const map = this.#writableMap(name);
-    const { pump } = this.#parts;
-    const turns = new Turns();
+    const { pump, timers } = this.#parts;
+    const turns = new Turns(timers);
     const sum = { deletes: 0, refilled: 0 };
     // As many as were held when this was asked: what is held from now on has not been seen by whoever asked.
     for (let left = map.core.replica.held.size; left > 0; left -= RELEASE_CHUNK_ENTRIES) {

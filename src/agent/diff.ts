@@ -1,9 +1,9 @@
 /** `mapmesh diff`: our replica of a map against every peer's, key by key. Changes nothing. */
-import { setTimeout as delay } from 'node:timers/promises';
 import { DIFF_KEYS_MAX, type DiffReport, type PeerDiff, type RegisterReport } from '../api/control.js';
 import { decodeBatch, ItemTag, itemKeyOffset, itemStampHi, itemStampLo, itemTag } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
 import { formatStamp } from '../core/stamp.js';
+import type { Timers } from '../core/timers.js';
 import { peerIdOfPublicKey } from '../mesh/identity.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
@@ -15,6 +15,7 @@ const SETTLE_MS = 500;
 export interface DiffComponents {
   readonly mesh: Mesh;
   readonly reconciler: Reconciler;
+  readonly timers: Timers;
   /** The entry's register as it is reported. */
   report(map: AgentMap, entry: number): RegisterReport;
 }
@@ -33,7 +34,7 @@ async function diffWith(map: AgentMap, peerId: string, components: DiffComponent
   try {
     let found = differences(map, await components.reconciler.compare(map, peerId), components);
     if (found.size > 0) {
-      await delay(SETTLE_MS);
+      await components.timers.delay(SETTLE_MS);
       found = differences(map, await components.reconciler.compare(map, peerId), components);
     }
     const keys = [...found.values()].slice(0, DIFF_KEYS_MAX);

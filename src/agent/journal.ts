@@ -16,7 +16,6 @@
  * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
  * knows nothing, and is filled from the replica instead; so a KERNEL with another name puts all before it in doubt again.
  */
-import { readFileSync } from 'node:fs';
 import type { Log } from '../config/log.js';
 import { MAP_ID_BYTES } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
@@ -24,7 +23,8 @@ import { MapmeshError } from '../core/errors.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import { EntryFlag } from '../core/register-table.js';
 import { currentBatches } from '../core/relay.js';
-import { openRegisterLog, type RegisterLog } from '../persist/register-log.js';
+import type { Timer, Timers } from '../core/timers.js';
+import type { RegisterLog, RegisterLogOptions } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
 import { Turns } from './turns.js';
 
@@ -53,29 +53,40 @@ interface LogRecord {
   readonly payload: Uint8Array;
 }
 
+/** What the journal needs of its host. */
+export interface JournalComponents {
+  readonly timers: Timers;
+  /** Opens the register log of the data directory. @throws MapmeshError ERR_DATA_DIR */
+  openLog(options: RegisterLogOptions): Promise<RegisterLog>;
+  /** Another one each time that the host starts. */
+  bootId(): string;
+}
+
 export class Journal {
+  readonly #components: JournalComponents;
   readonly #maps: ReadonlyMap<string, AgentMap>;
   readonly #hlc: HybridClock;
   readonly #log: Log;
   readonly #registers: RegisterLog;
-  readonly #timer: NodeJS.Timeout;
+  readonly #timer: Timer;
   /** Maps with batches behind their last APPLIED. */
   readonly #inDoubt = new Set<AgentMap>();
   /** Entries held back since the last tick. */
   readonly #newlyHeld = new Map<AgentMap, number[]>();
 
   private constructor(
+    components: JournalComponents,
     maps: ReadonlyMap<string, AgentMap>,
     hlc: HybridClock,
     log: Log,
     registers: RegisterLog,
   ) {
+    this.#components = components;
     this.#maps = maps;
     this.#hlc = hlc;
     this.#log = log;
     this.#registers = registers;
-    this.#timer = setInterval(() => this.#tick(), TICK_MS);
-    this.#timer.unref();
+    this.#timer = components.timers.every(TICK_MS, () => this.#tick());
   }
 
   /**
@@ -83,7 +94,7 @@ export class Journal {
    * @throws MapmeshError ERR_DATA_DIR
    */
   static async open(
-    directory: { readonly path: string },
+    components: JournalComponents,
     agentMaps: readonly AgentMap[],
     hlc: HybridClock,
     log: Log,
@@ -91,16 +102,16 @@ export class Journal {
     const maps = new Map(agentMaps.map((map) => [toHex(map.core.replica.mapId), map]));
     const kernelMaps = new Map<AgentMap, string>();
     let journal: Journal | null = null;
-    const registers = await openRegisterLog(directory, {
+    const registers = await components.openLog({
       onRecord: (type, payload) => restore(maps, kernelMaps, hlc, type, payload),
       onHole: () => journal?.rewrite(),
     });
-    journal = new Journal(maps, hlc, log, registers);
+    journal = new Journal(components, maps, hlc, log, registers);
     for (const map of agentMaps) {
       const { replica } = map.core;
       if (replica.horizonUs > 0) replica.purge(0, replica.table.end);
       replica.onDrop = (key) => journal?.drop(map, key);
-      const now = kernelMapOf(map);
+      const now = kernelMapOf(map, components);
       map.hasHistory = now !== null && kernelMaps.get(map) === now;
       map.remembers = kernelMaps.has(map);
       if (!map.hasHistory) journal.#inDoubt.add(map);
@@ -119,7 +130,7 @@ export class Journal {
 
   /** The map was bound to another kernel map, which has nothing of it yet. */
   rebound(map: AgentMap): void {
-    const now = kernelMapOf(map);
+    const now = kernelMapOf(map, this.#components);
     if (now !== null) this.#registers.append(RecordType.KERNEL, kernelRecord(map, now));
     this.#inDoubt.add(map);
   }
@@ -162,7 +173,7 @@ export class Journal {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#timer);
+    this.#timer.cancel();
     this.#noteHeld();
     this.#noteApplied();
     await this.#registers.close();
@@ -201,11 +212,11 @@ export class Journal {
   }
 
   async *#snapshot(): AsyncGenerator<LogRecord> {
-    const turns = new Turns();
+    const turns = new Turns(this.#components.timers);
     const { hi, lo } = this.#hlc.mark;
     yield { type: RecordType.MARK, payload: new Uint8Array(new Uint32Array([hi, lo]).buffer) };
     for (const map of this.#maps.values()) {
-      const kernelMap = kernelMapOf(map);
+      const kernelMap = kernelMapOf(map, this.#components);
       if (kernelMap !== null) yield { type: RecordType.KERNEL, payload: kernelRecord(map, kernelMap) };
       for (const payload of currentBatches(map.core.replica)) {
         if (payload !== null) yield { type: RecordType.BATCH, payload };
@@ -270,10 +281,10 @@ function restore(
 }
 
 /** Names the kernel map for as long as it exists; null for a `memory:` map, which never outlives the agent. */
-function kernelMapOf(map: AgentMap): string | null {
+function kernelMapOf(map: AgentMap, { bootId }: JournalComponents): string | null {
   const { kernelId } = map.core.port.info;
   if (kernelId === null) return null;
-  return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()}/${kernelId}`;
+  return `${bootId()}/${kernelId}`;
 }
 
 function timeRecord(map: AgentMap, timeUs: number): Uint8Array {

@@ -6,7 +6,6 @@
  * name the members that are away, so that a node which was not there when one left waits for it too; and the list is
  * kept in the data directory, so that it outlives a restart.
  */
-import { setImmediate } from 'node:timers/promises';
 import { z } from 'zod';
 import type { Log } from '../config/log.js';
 import type { Clock } from '../core/clock.js';
@@ -14,6 +13,7 @@ import { MapmeshError } from '../core/errors.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Origins } from '../core/origins.js';
 import { Stability } from '../core/stability.js';
+import type { Timer, Timers } from '../core/timers.js';
 import { isPeerId, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import type { AgentHello, AwayHello, MapHello } from './hello.js';
@@ -37,6 +37,7 @@ export interface MembersComponents {
   readonly origins: Origins;
   readonly hlc: HybridClock;
   readonly clock: Clock;
+  readonly timers: Timers;
   readonly log: Log;
   readonly journal: Journal | null;
   /** Null: nothing is kept on disk. */
@@ -68,6 +69,8 @@ interface Member {
   lastSeenMs: number;
   /** Its clock minus ours in ms, as of its last hello; null before the first. */
   clockAheadMs: number | null;
+  /** Its clock minus our monotonic one, likewise. */
+  clockOffsetMs: number | null;
 }
 
 const STORED = z.array(z.object({ peerId: z.string().refine(isPeerId), lastSeenMs: z.number() }));
@@ -78,7 +81,7 @@ export class Members {
   readonly #members = new Map<string, Member>();
   readonly #stability = new Map<AgentMap, Stability>();
   readonly #horizonStepUs: number;
-  #timer: NodeJS.Timeout | null = null;
+  #timer: Timer | null = null;
   #ticking: Promise<void> = Promise.resolve();
   #savedMs = 0;
   #unsaved = false;
@@ -96,14 +99,13 @@ export class Members {
   async start(): Promise<void> {
     const bytes = await this.#components.store?.readFile(FILE);
     if (bytes !== undefined) for (const stored of parseStored(bytes)) this.#recall(stored);
-    this.#timer = setInterval(() => {
+    this.#timer = this.#components.timers.every(TICK_MS, () => {
       this.#ticking = this.#ticking.then(() => this.#tick());
-    }, TICK_MS);
-    this.#timer.unref();
+    });
   }
 
   async stop(): Promise<void> {
-    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer?.cancel();
     await this.#ticking;
     await this.#save();
   }
@@ -112,7 +114,11 @@ export class Members {
   hear(peerId: string, hello: AgentHello): void {
     const nowMs = this.#nowMs();
     if (!this.#members.has(peerId)) this.#unsaved = true;
-    this.#members.set(peerId, { lastSeenMs: nowMs, clockAheadMs: hello.wallMs - nowMs });
+    this.#members.set(peerId, {
+      lastSeenMs: nowMs,
+      clockAheadMs: hello.wallMs - nowMs,
+      clockOffsetMs: hello.wallMs - this.#components.timers.nowMs(),
+    });
     const origin = this.#originOf(peerId);
     for (const [map, stability] of this.#stability) {
       const theirs = hello.maps.find((candidate) => isSame(map, candidate));
@@ -158,6 +164,14 @@ export class Members {
     );
   }
 
+  /** The latest time that a member's clock shows now; 0 if there is no other, null if none has been heard of in this run. */
+  newestWallUs(): number | null {
+    if (this.#members.size === 0) return 0;
+    const offsets = [...this.#members.values()].flatMap(({ clockOffsetMs }) => clockOffsetMs ?? []);
+    if (offsets.length === 0) return null;
+    return Math.floor((Math.max(...offsets) + this.#components.timers.nowMs()) * 1000);
+  }
+
   #recall({ peerId, lastSeenMs }: { peerId: string; lastSeenMs: number }): void {
     if (this.#nowMs() - lastSeenMs > this.#options.forgetAfterMs) return;
     const known = this.#members.get(peerId);
@@ -165,7 +179,7 @@ export class Members {
       known.lastSeenMs = Math.max(known.lastSeenMs, lastSeenMs);
       return;
     }
-    this.#members.set(peerId, { lastSeenMs, clockAheadMs: null });
+    this.#members.set(peerId, { lastSeenMs, clockAheadMs: null, clockOffsetMs: null });
     this.#unsaved = true;
     const origin = this.#originOf(peerId);
     for (const stability of this.#stability.values()) stability.expect(origin);
@@ -213,7 +227,7 @@ export class Members {
     let dropped = 0;
     for (let entry = 0; entry < replica.table.end; entry += PURGE_ENTRIES) {
       dropped += replica.purge(entry, PURGE_ENTRIES);
-      await setImmediate();
+      await this.#components.timers.turn();
     }
     this.#purged.set(map, purgedUs);
     if (dropped > 0) this.#components.log.debug({ map: map.name, dropped }, 'tombstones dropped');

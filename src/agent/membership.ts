@@ -13,6 +13,7 @@
 import type { Log } from '../config/log.js';
 import { MapmeshError } from '../core/errors.js';
 import { shapeDifferences } from '../core/map-port.js';
+import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import { type AgentHello, type MapHello, parseAgentHello, shapeOf } from './hello.js';
 import type { Reconciler } from './reconciler.js';
@@ -67,6 +68,7 @@ export interface MembershipOptions {
 export class Membership {
   readonly #maps: readonly AgentMap[];
   readonly #reconciler: Reconciler;
+  readonly #timers: Timers;
   readonly #self: string;
   readonly #reconcileIntervalMs: number;
   readonly #log: Log;
@@ -81,17 +83,19 @@ export class Membership {
   readonly #outdated = new Set<AgentMap>();
   readonly #isFirst: boolean;
   readonly #lonelyAfterMs: number;
-  #lonelyTimer: NodeJS.Timeout | null = null;
+  #lonelyTimer: Timer | null = null;
 
   constructor(
     maps: readonly AgentMap[],
     reconciler: Reconciler,
+    timers: Timers,
     log: Log,
     hooks: MembershipHooks,
     options: MembershipOptions,
   ) {
     this.#maps = maps;
     this.#reconciler = reconciler;
+    this.#timers = timers;
     this.#self = options.peerId;
     this.#reconcileIntervalMs = options.reconcileIntervalMs;
     this.#log = log;
@@ -107,7 +111,7 @@ export class Membership {
   }
 
   stop(): void {
-    if (this.#lonelyTimer !== null) clearTimeout(this.#lonelyTimer);
+    this.#lonelyTimer?.cancel();
   }
 
   /** All maps that are not refused are live, and not out of date for want of peers. */
@@ -119,7 +123,7 @@ export class Membership {
   get lonelyProblem(): string | null {
     if (this.#outdated.size === 0) return null;
     if (this.#aloneSinceMs === null) return 'catching up after a time without any peer';
-    return `no peer for ${Math.round((performance.now() - this.#aloneSinceMs) / 1000)} s`;
+    return `no peer for ${Math.round((this.#timers.nowMs() - this.#aloneSinceMs) / 1000)} s`;
   }
 
   /** Takes in a peer's hello. @throws MapmeshError ERR_WIRE if it is none. */
@@ -131,7 +135,7 @@ export class Membership {
     const becameReady = hello.ready && !(this.#peers.has(peerId) && peer.hello.ready);
     peer.hello = hello;
     this.#peers.set(peerId, peer);
-    this.#firstPeerMs ??= performance.now();
+    this.#firstPeerMs ??= this.#timers.nowMs();
     this.#aloneSinceMs = null;
     this.#hooks.onHello(peerId, hello);
     for (const theirs of hello.maps) {
@@ -177,11 +181,10 @@ export class Membership {
     this.#reconciler.forget(peerId);
     if (this.#peers.size > 0) return;
     this.#firstPeerMs = null;
-    this.#aloneSinceMs = performance.now();
+    this.#aloneSinceMs = this.#timers.nowMs();
     if (this.#lonelyAfterMs === 0 || this.#isFirst) return;
-    if (this.#lonelyTimer !== null) clearTimeout(this.#lonelyTimer);
-    this.#lonelyTimer = setTimeout(() => this.#checkLonely(), this.#lonelyAfterMs);
-    this.#lonelyTimer.unref();
+    this.#lonelyTimer?.cancel();
+    this.#lonelyTimer = this.#timers.after(this.#lonelyAfterMs, () => this.#checkLonely());
   }
 
   /** Others may have written for a while what this node has not heard of. */
@@ -231,7 +234,7 @@ export class Membership {
    */
   #checkProgress(map: AgentMap, peerId: string, peer: Peer, theirs: MapHello): void {
     const ownDigest = map.core.replica.digest.hex();
-    const nowMs = performance.now();
+    const nowMs = this.#timers.nowMs();
     const seen = peer.seen.get(theirs.name);
     if (seen === undefined) {
       peer.seen.set(theirs.name, { seq: theirs.seq, digest: theirs.digest, ownDigest, comparedMs: nowMs });
@@ -277,7 +280,7 @@ export class Membership {
 
   #mayGoFirst(map: AgentMap): boolean {
     if (this.#firstPeerMs === null) return false;
-    const waitedMs = performance.now() - this.#firstPeerMs;
+    const waitedMs = this.#timers.nowMs() - this.#firstPeerMs;
     if (waitedMs < FOUNDER_DELAY_MS) return false;
     if ([...this.#peers.keys()].some((peerId) => peerId < this.#self)) return false;
     const knowsAll = [...this.#peers].every(

@@ -2,6 +2,7 @@
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
+import type { Timers } from '../core/timers.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import type { Journal } from './journal.js';
@@ -17,6 +18,7 @@ export interface AgentParts {
   readonly settings: AgentSettings;
   readonly version: string;
   readonly clock: Clock;
+  readonly timers: Timers;
   readonly hlc: HybridClock;
   readonly names: OriginNames;
   readonly maps: readonly AgentMap[];

@@ -2,11 +2,11 @@
  * Moves writes: ring -> capture -> batches -> mesh, and winners -> kernel. Each direction is a loop that works in
  * short turns and sleeps when there is nothing to do.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Log } from '../config/log.js';
 import type { CapturePort } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
 import { RingRecords } from '../core/ring-record.js';
+import type { Timer, Timers } from '../core/timers.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import { Turns } from './turns.js';
@@ -33,11 +33,12 @@ export class Pump {
   readonly #byKernelId = new Map<number, AgentMap>();
   readonly #capture: CapturePort;
   readonly #mesh: Mesh;
+  readonly #timers: Timers;
   readonly #log: Log;
   readonly #fail: (error: unknown) => void;
   readonly #buffer = new Uint8Array(DRAIN_BYTES);
   readonly #records = new RingRecords();
-  readonly #retryTimer: NodeJS.Timeout;
+  readonly #retryTimer: Timer;
   /** From {@link start} to {@link stop}: only then is anything published or applied by itself. */
   #isRunning = false;
   #flushing: Promise<void> | null = null;
@@ -52,17 +53,18 @@ export class Pump {
     maps: readonly AgentMap[],
     capture: CapturePort,
     mesh: Mesh,
+    timers: Timers,
     log: Log,
     fail: (error: unknown) => void,
   ) {
     this.#maps = maps;
     this.#capture = capture;
     this.#mesh = mesh;
+    this.#timers = timers;
     this.#log = log;
     this.#fail = fail;
     for (const map of maps) this.listen(map);
-    this.#retryTimer = setInterval(() => this.scheduleApply(), RETRY_TICK_MS);
-    this.#retryTimer.unref();
+    this.#retryTimer = timers.every(RETRY_TICK_MS, () => this.scheduleApply());
   }
 
   /** Takes in events of the kernel map that the map is bound to now. */
@@ -87,7 +89,7 @@ export class Pump {
   async stop(): Promise<void> {
     const wasRunning = this.#isRunning;
     this.#isRunning = false;
-    clearInterval(this.#retryTimer);
+    this.#retryTimer.cancel();
     this.#capture.close(); // wakes the drain loop
     await this.#draining;
     await this.#flushing;
@@ -97,7 +99,7 @@ export class Pump {
 
   /** Takes in everything that is in the ring now. To be awaited before suspects of a sweep are confirmed. */
   async drain(): Promise<void> {
-    const turns = new Turns();
+    const turns = new Turns(this.#timers);
     while (this.#drainOnce()) await turns.pause();
     for (const map of this.#byKernelId.values()) {
       map.core.capture.settle();
@@ -145,7 +147,7 @@ export class Pump {
 
   /** Resolves when nothing of the map waits to be applied; what the kernel refuses does not count. */
   async applied(map: AgentMap): Promise<void> {
-    const turns = new Turns();
+    const turns = new Turns(this.#timers);
     while (map.core.replica.applyQueue.size > 0 && this.#isRunning) {
       map.core.applyStep();
       await turns.pause();
@@ -176,18 +178,22 @@ export class Pump {
   }
 
   async #flushSoon(): Promise<void> {
-    const waitMs = this.#lastFlushMs + FLUSH_INTERVAL_MS - performance.now();
-    if (waitMs > 0) await delay(waitMs);
-    const giveUpMs = performance.now() + BACKLOG_WAIT_MS;
-    while (this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX && performance.now() < giveUpMs && this.#isRunning) {
-      await delay(2);
+    const waitMs = this.#lastFlushMs + FLUSH_INTERVAL_MS - this.#timers.nowMs();
+    if (waitMs > 0) await this.#timers.delay(waitMs);
+    const giveUpMs = this.#timers.nowMs() + BACKLOG_WAIT_MS;
+    while (
+      this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX &&
+      this.#timers.nowMs() < giveUpMs &&
+      this.#isRunning
+    ) {
+      await this.#timers.delay(2);
     }
     await this.#flush();
   }
 
   async #flush(): Promise<void> {
-    this.#lastFlushMs = performance.now();
-    const turns = new Turns();
+    this.#lastFlushMs = this.#timers.nowMs();
+    const turns = new Turns(this.#timers);
     for (const map of this.#maps) {
       if (map.state === 'refused') continue;
       let frame = map.core.nextBatch();
@@ -214,7 +220,7 @@ export class Pump {
   }
 
   async #apply(): Promise<void> {
-    const turns = new Turns();
+    const turns = new Turns(this.#timers);
     let more = true;
     while (more && this.#isRunning) {
       more = false;

@@ -1,10 +1,14 @@
 /** Lets others wait until the node is ready. */
+import type { Timers } from '../core/timers.js';
+
 export class Readiness {
   readonly #isReady: () => boolean;
+  readonly #timers: Timers;
   readonly #waiting = new Set<(ready: boolean) => void>();
 
-  constructor(isReady: () => boolean) {
+  constructor(isReady: () => boolean, timers: Timers) {
     this.#isReady = isReady;
+    this.#timers = timers;
   }
 
   /** To be called whenever a map changed its state. */
@@ -19,11 +23,11 @@ export class Readiness {
     if (this.#isReady()) return Promise.resolve(true);
     return new Promise((resolve) => {
       const settle = (ready: boolean) => {
-        clearTimeout(timer);
+        timer.cancel();
         this.#waiting.delete(settle);
         resolve(ready);
       };
-      const timer = setTimeout(() => settle(false), timeoutMs);
+      const timer = this.#timers.after(timeoutMs, () => settle(false));
       this.#waiting.add(settle);
     });
   }

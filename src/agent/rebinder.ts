@@ -13,7 +13,7 @@ import type { Log } from '../config/log.js';
 import type { CapturePort } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
 import { type MapPort, shapeDifferences } from '../core/map-port.js';
-import { openMap, pinIdentity } from '../kernel/map-selector.js';
+import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { Journal } from './journal.js';
 import type { Pump } from './pump.js';
@@ -22,10 +22,19 @@ import type { Sweeps } from './sweeps.js';
 /** How often pins are looked at: a few microseconds each. A new map is without its entries for about this long. */
 const CHECK_MS = 500;
 
+/** A place in the bpffs at which a map is pinned. */
+export interface PinPort {
+  readonly path: string;
+  /** Of the pin that is there now, another one for each pin; null if there is none. */
+  identity(): string | null;
+  /** Opens the map that is pinned there now. @throws MapmeshError */
+  open(): MapPort;
+}
+
 /** A map that was bound by a path of the bpffs. */
 export interface Pin {
   readonly map: AgentMap;
-  readonly path: string;
+  readonly pin: PinPort;
 }
 
 export interface RebinderComponents {
@@ -33,6 +42,7 @@ export interface RebinderComponents {
   readonly sweeps: Sweeps;
   readonly capture: CapturePort;
   readonly journal: Journal | null;
+  readonly timers: Timers;
   readonly log: Log;
   /** A map that was stopped goes on: what the mesh wrote meanwhile is missing. */
   onResumed(map: AgentMap): void;
@@ -50,7 +60,7 @@ export class Rebinder {
   readonly #components: RebinderComponents;
   readonly #pins: readonly Watched[];
   readonly #fail: (error: unknown) => void;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | null = null;
   #stopped = false;
 
   /** @param fail called when something impossible happens. */
@@ -61,14 +71,13 @@ export class Rebinder {
   }
 
   start(): void {
-    this.#timer = setInterval(() => this.#tick(), CHECK_MS);
-    this.#timer.unref();
+    this.#timer = this.#components.timers.every(CHECK_MS, () => this.#tick());
   }
 
   /** Starts nothing new. What is under way ends with the sweeps. */
   stop(): void {
     this.#stopped = true;
-    clearInterval(this.#timer);
+    this.#timer?.cancel();
   }
 
   #tick(): void {
@@ -84,8 +93,9 @@ export class Rebinder {
   }
 
   async #check(pin: Watched): Promise<void> {
-    const { map, path } = pin;
-    const identity = pinIdentity(path);
+    const { map } = pin;
+    const { path } = pin.pin;
+    const identity = pin.pin.identity();
     if (identity === null) {
       map.pinProblem = `there is no pin "${path}" any more; the map that was pinned there is kept in step`;
       return;
@@ -113,10 +123,10 @@ export class Rebinder {
   /** What is pinned now: a map; or why it can be none of ours; or null if that is to be tried again. */
   #open(pin: Watched, identity: string): MapPort | string | null {
     try {
-      return openMap({ how: 'pin', path: pin.path });
+      return pin.pin.open();
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
-      if (pinIdentity(pin.path) !== identity) return null;
+      if (pin.pin.identity() !== identity) return null;
       if (['ERR_NO_SUCH_MAP', 'ERR_MAP_KIND', 'ERR_LIMIT'].includes(error.code)) return error.message;
       pin.map.pinProblem = `the map that is pinned now cannot be opened: ${error.message}`;
       return null;

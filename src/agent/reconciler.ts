@@ -5,7 +5,6 @@
  * is here already. Both ends of a link ask when it comes up; later a reconcile follows a gap in somebody's batch
  * numbers, or digests that stay different.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import type { Log } from '../config/log.js';
 import { wire } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
@@ -20,6 +19,7 @@ import {
   type ReconcileComponents,
 } from '../core/reconcile.js';
 import { decodeProbe } from '../core/reconcile-wire.js';
+import type { Timers } from '../core/timers.js';
 import type { FrameStream, Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import { Turns } from './turns.js';
@@ -43,6 +43,7 @@ export interface ReconcilerComponents {
   readonly mesh: Mesh;
   readonly origins: Origins;
   readonly clock: Clock;
+  readonly timers: Timers;
   readonly log: Log;
 }
 
@@ -158,7 +159,7 @@ export class Reconciler {
     else this.#components.log.debug(fields, 'reconcile failed');
     if (this.#stopped || !this.#components.mesh.peers().some((peer) => peer.peerId === job.peerId)) return;
     const waitMs = RETRY_MS[Math.min(job.failures, RETRY_MS.length - 1)]!;
-    await delay(waitMs, undefined, { ref: false });
+    await this.#components.timers.delay(waitMs);
     job.failures++;
     if (!this.#stopped) this.#queues.get(map)?.push(job);
   }
@@ -175,13 +176,14 @@ export class Reconciler {
     const givenUp = new Promise<never>((_, reject) => {
       giveUp = reject;
     });
-    const watchdog = setTimeout(() => giveUp(wire('a silent peer', 'an answer')), FRAME_TIMEOUT_MS);
+    const { timers } = this.#components;
+    const watchdog = timers.after(FRAME_TIMEOUT_MS, () => giveUp(wire('a silent peer', 'an answer')));
     const active = { peerId, giveUp };
     this.#active.add(active);
     const work = async () => {
       await this.#hooks.flushed();
       stream = await this.#components.mesh.open(peerId, RECONCILE_PROTOCOL);
-      return this.#converse(map, stream, options, adapt, () => watchdog.refresh());
+      return this.#converse(map, stream, options, adapt, () => watchdog.again());
     };
     try {
       return await Promise.race([work(), givenUp]);
@@ -190,7 +192,7 @@ export class Reconciler {
       (stream as FrameStream | null)?.abort(reason);
       throw reason;
     } finally {
-      clearTimeout(watchdog);
+      watchdog.cancel();
       this.#active.delete(active);
     }
   }
@@ -203,7 +205,7 @@ export class Reconciler {
     adapt: (components: ReconcileComponents) => ReconcileComponents,
     progress: () => void,
   ): Promise<Outcome> {
-    const started = performance.now();
+    const started = this.#components.timers.nowMs();
     const { replica } = map.core;
     const work = newWork();
     const asker = new Asker(replica, adapt(this.#componentsFor(map, work)), options);
@@ -211,7 +213,7 @@ export class Reconciler {
     const probe = asker.probe();
     work.bytes += probe.length;
     await stream.send(probe);
-    const turns = new Turns();
+    const turns = new Turns(this.#components.timers);
     for await (const frame of stream.frames) {
       progress();
       work.bytes += frame.length;
@@ -234,13 +236,14 @@ export class Reconciler {
 
   /** Serves one conversation of a peer. */
   async #answer(stream: FrameStream): Promise<void> {
-    const started = performance.now();
-    const watchdog = setTimeout(() => stream.abort(wire('a silent peer', 'a question')), FRAME_TIMEOUT_MS);
+    const started = this.#components.timers.nowMs();
+    const { timers } = this.#components;
+    const watchdog = timers.after(FRAME_TIMEOUT_MS, () => stream.abort(wire('a silent peer', 'a question')));
     const work = newWork();
     let answerer: Answerer | null = null;
     let map: AgentMap | null = null;
     try {
-      const turns = new Turns();
+      const turns = new Turns(this.#components.timers);
       for await (const frame of stream.frames) {
         work.bytes += frame.length;
         if (answerer === null || map === null) {
@@ -253,7 +256,7 @@ export class Reconciler {
             work.bytes += reply.length;
             await stream.send(reply);
           }
-          watchdog.refresh();
+          watchdog.again();
           await turns.pause();
         }
         if (work.merged > 0 || answerer.dropped > 0) this.#hooks.onMerged();
@@ -264,7 +267,7 @@ export class Reconciler {
         this.#report(map, stream.peerId, work, answerer.dropped, started);
       }
     } finally {
-      clearTimeout(watchdog);
+      watchdog.cancel();
     }
   }
 
@@ -287,7 +290,7 @@ export class Reconciler {
 
   #report(map: AgentMap, peerId: string, { merged, bytes }: Work, dropped: number, started: number): void {
     if (merged === 0 && dropped === 0) return;
-    const durationMs = Math.round(performance.now() - started);
+    const durationMs = Math.round(this.#components.timers.nowMs() - started);
     this.#components.log.info({ map: map.name, peerId, merged, dropped, bytes, durationMs }, 'reconciled');
     if (dropped > 0) {
       this.#components.log.warn(

@@ -2,10 +2,11 @@
  * Runs the sweeps: at their interval, at once when events were lost, and once when a map has caught up with the mesh.
  * One sweep at a time; a request that comes meanwhile is served after it.
  */
-import { setImmediate } from 'node:timers/promises';
 import type { Log } from '../config/log.js';
 import type { CapturePort } from '../core/capture-port.js';
+import type { Clock } from '../core/clock.js';
 import { emptyResult, repairsOf, type SweepMode, type SweepResult } from '../core/sweeper.js';
+import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { Pump } from './pump.js';
 import { Turns } from './turns.js';
@@ -18,13 +19,15 @@ const TICK_MS = 250;
 const JITTER = 0.1;
 
 interface Plan {
-  /** On the clock of `performance.now()`; 0 is at once. */
+  /** On the clock of the timers; 0 is at once. */
   dueMs: number;
 }
 
 export interface SweepsComponents {
   readonly pump: Pump;
   readonly capture: CapturePort;
+  readonly clock: Clock;
+  readonly timers: Timers;
   readonly log: Log;
   random(): number;
 }
@@ -34,7 +37,7 @@ export class Sweeps {
   readonly #components: SweepsComponents;
   readonly #intervalMs: number;
   readonly #plans = new Map<AgentMap, Plan>();
-  readonly #timer: NodeJS.Timeout;
+  readonly #timer: Timer;
   #running: Promise<unknown> = Promise.resolve();
   #busy = false;
   #stopped = false;
@@ -43,8 +46,7 @@ export class Sweeps {
     this.#maps = maps;
     this.#components = components;
     this.#intervalMs = intervalMs;
-    this.#timer = setInterval(() => this.#tick(), TICK_MS);
-    this.#timer.unref();
+    this.#timer = components.timers.every(TICK_MS, () => this.#tick());
   }
 
   /**
@@ -79,7 +81,7 @@ export class Sweeps {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearInterval(this.#timer);
+    this.#timer.cancel();
     await this.#running;
     for (const map of this.#maps) map.core.sweeper.close();
   }
@@ -87,7 +89,7 @@ export class Sweeps {
   #tick(): void {
     for (const map of this.#maps) this.#readLosses(map);
     if (this.#busy) return;
-    const nowMs = performance.now();
+    const nowMs = this.#components.timers.nowMs();
     for (const [map, plan] of this.#plans) {
       if (map.state !== 'live' || plan.dueMs > nowMs) continue;
       this.#busy = true;
@@ -113,20 +115,19 @@ export class Sweeps {
 
   async #sweep(map: AgentMap, mode: SweepMode = map.nextSweep): Promise<SweepResult> {
     if (map.state === 'refused') return emptyResult(); // since it was asked for
-    const { pump, log } = this.#components;
+    const { pump, clock, timers, log } = this.#components;
     const { sweeper } = map.core;
     const lostBefore = map.lost;
-    const startMs = performance.now();
+    const startMs = timers.nowMs();
     // What others do between the sweep's turns, or on its core, is not its cost.
-    let workUs = 0;
+    let workMs = 0;
     const timed = <T>(work: () => T): T => {
-      const before = process.cpuUsage();
+      const beforeMs = timers.workedMs();
       const result = work();
-      const { user, system } = process.cpuUsage(before);
-      workUs += user + system;
+      workMs += timers.workedMs() - beforeMs;
       return result;
     };
-    const turns = new Turns();
+    const turns = new Turns(timers);
     try {
       sweeper.begin(mode);
       let done: SweepResult | null = null;
@@ -145,10 +146,10 @@ export class Sweeps {
       map.nextSweep = 'periodic';
       map.sweepProblem = '';
       map.sweptLosses = lostBefore;
-      const durationMs = performance.now() - startMs;
+      const durationMs = timers.nowMs() - startMs;
       const repairs = repairsOf(done);
       map.lastSweep = {
-        atMs: Date.now(),
+        atMs: Math.floor(clock.wallUs() / 1000),
         durationMs: Math.round(durationMs),
         entries: done.entries,
         repairs,
@@ -159,7 +160,7 @@ export class Sweeps {
           'sweep repaired the map',
         );
       }
-      this.#plan(map, workUs / 1000);
+      this.#plan(map, workMs);
       return done;
     } catch (error) {
       sweeper.close();
@@ -168,7 +169,7 @@ export class Sweeps {
     } finally {
       pump.scheduleFlush();
       pump.scheduleApply();
-      await setImmediate();
+      await timers.turn();
     }
   }
 
@@ -176,6 +177,6 @@ export class Sweeps {
     if (map.isMemory) return; // nobody but this agent writes it
     const jitter = 1 + JITTER * (2 * this.#components.random() - 1);
     const waitMs = Math.max(this.#intervalMs * jitter, workMs * COST_SHARE);
-    this.#plans.set(map, { dueMs: performance.now() + waitMs });
+    this.#plans.set(map, { dueMs: this.#components.timers.nowMs() + waitMs });
   }
 }

@@ -1,5 +1,5 @@
 /** Sharing the event loop: long work is done in turns, and others run in between. */
-import { setImmediate } from 'node:timers/promises';
+import type { Timers } from '../core/timers.js';
 
 /** Longest turn in milliseconds: a quarter of what the event loop may be blocked at most (20 ms), so that several
  * jobs may take their turns one after the other. */
@@ -7,18 +7,23 @@ export const TURN_MS_MAX = 4;
 
 /** Lets a loop run for {@link TURN_MS_MAX} at a time. */
 export class Turns {
-  #startMs = performance.now();
+  readonly #timers: Timers;
+  #startMs: number;
+
+  constructor(timers: Timers) {
+    this.#timers = timers;
+    this.#startMs = timers.nowMs();
+  }
 
   /** To be awaited between two pieces of work of at most a millisecond each. */
   async pause(): Promise<void> {
-    if (performance.now() - this.#startMs < TURN_MS_MAX) return;
-    await setImmediate();
-    this.#startMs = performance.now();
+    if (this.#timers.nowMs() - this.#startMs < TURN_MS_MAX) return;
+    await this.yield();
   }
 
   /** Lets others run now. */
   async yield(): Promise<void> {
-    await setImmediate();
-    this.#startMs = performance.now();
+    await this.#timers.turn();
+    this.#startMs = this.#timers.nowMs();
   }
 }

@@ -85,9 +85,12 @@ export class Applier {
       if (names.length === MAP_BATCH_ENTRIES) break;
     }
     if (names.length === 0) return;
-    this.#windows.add(this.#port.delete(this.#keys, names.length, this.#errnos));
+    const tick = this.#windows.add(this.#port.delete(this.#keys, names.length, this.#errnos));
+    const isCaptured = this.#port.info.kernelId !== null;
     names.forEach((name, i) => {
-      if (this.#errnos[i] === 0) removals.delete(name);
+      if (this.#errnos[i] !== 0) return;
+      removals.delete(name);
+      if (isCaptured) this.#replica.removed.set(name, tick);
     });
     if (this.#replica.pending.size > 0) this.retrySoon();
   }

@@ -12,6 +12,7 @@
  * - What vanishes from the map is not always a delete (I8): an eviction concerns this host only, and deletes past what
  *   the guard believes are held back.
  */
+import { toHex } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
@@ -112,6 +113,7 @@ export class Capture {
   /** Compares contended keys with the kernel. To be called when the ring was drained to its end. */
   settle(): void {
     const { table } = this.#replica;
+    this.#replica.removed.clear();
     for (let entry = this.#settle.shift(); entry >= 0; entry = this.#settle.shift()) {
       if (this.#replica.isUnapplied(entry)) continue;
       const present = this.#lookup(table.data(entry), table.keyOffset(entry));
@@ -133,9 +135,20 @@ export class Capture {
 
   #readBack(record: RingRecords): void {
     const present = this.#lookup(record.bytes, record.keyOffset);
+    const value = present ? this.#value : null;
     // The key was written. That an LRU map does not have it any more is an eviction; a delete has an event of its own.
     if (!present && isLruKind(this.#port.info.kind)) this.#evicted(record);
-    else this.#write(record, present ? this.#value : null, 0);
+    else if (this.#hidesWrite(record, value)) this.#counters.echoes++;
+    else this.#write(record, value, 0);
+  }
+
+  /** Whether what was read back is our own apply: it came after the write, whose value nobody knows any more. */
+  #hidesWrite(record: RingRecords, value: Uint8Array | null): boolean {
+    const { table } = this.#replica;
+    const entry = table.find(record.bytes, record.keyOffset);
+    const tick = entry < 0 ? this.#removalTick(record) : table.tick(entry);
+    if (tick === 0 || this.#windows.place(tick, record.ktimeUs - CONTENDED_US) === 'after') return false;
+    return entry < 0 ? value === null : this.#isOurs(entry, value, 0);
   }
 
   #write(record: RingRecords, value: Uint8Array | null, valueAt: number): void {
@@ -170,10 +183,33 @@ export class Capture {
         }
       }
     }
+    if (value === null && this.#isOwnRemoval(record)) {
+      this.#counters.echoes++;
+      return;
+    }
+    if (entry < 0 && value !== null && this.#removalTick(record) !== 0) {
+      const present = this.#lookup(bytes, keyOffset);
+      kernelHasIt = present && this.#valueIs(value, valueAt);
+    }
     if (value === null && this.#isHeldBack(entry, record.ktimeUs)) return;
     if (value !== null && !this.#isInKernel(entry)) this.#guard.inserted(record.ktimeUs);
     const settled = this.#local(bytes, keyOffset, value, valueAt, eventUs, after, kernelHasIt && canonical);
     table.setCpu(settled, record.cpu);
+  }
+
+  /** Whether the delete may be ours, of a key that had no register at the time. */
+  #isOwnRemoval(record: RingRecords): boolean {
+    if ((record.flags & RECORD_FLAG_MAYBE_SELF) === 0) return false;
+    const tick = this.#removalTick(record);
+    return tick !== 0 && this.#windows.place(tick, record.ktimeUs) === 'during';
+  }
+
+  /** The write window in which the key was removed, if it was a short while ago; else 0. */
+  #removalTick({ bytes, keyOffset, keyBytes }: RingRecords): number {
+    const { removed } = this.#replica;
+    return removed.size === 0
+      ? 0
+      : (removed.get(toHex(bytes.subarray(keyOffset, keyOffset + keyBytes))) ?? 0);
   }
 
   /** By what is known, before the event that is being taken in. */
@@ -225,11 +261,31 @@ export class Capture {
     valueAt: number,
   ): 'before' | 'after' | 'echo' {
     const place = this.#windows.place(tick, record.ktimeUs);
-    if (place !== 'during') return place;
+    // Only what is written while the agent is in bpf(2) bears the mark: our apply before the last one, or as good as that.
+    if (place === 'before') return (record.flags & RECORD_FLAG_MAYBE_SELF) !== 0 ? 'echo' : place;
+    if (place === 'after')
+      return this.#isOverwritten(record, entry, tick, value, valueAt) ? 'before' : 'after';
     if ((record.flags & RECORD_FLAG_MAYBE_SELF) !== 0 && this.#isOurs(entry, value, valueAt)) return 'echo';
     const present = this.#lookup(record.bytes, record.keyOffset);
     const isLast = value === null ? !present : present && this.#valueIs(value, valueAt);
     return isLast ? 'after' : 'before';
+  }
+
+  /**
+   * Whether the hook ran late: the event seems to come after our apply, but that is what the kernel still has.
+   * Only looked at for as long as a task may be preempted between its write and its hook.
+   */
+  #isOverwritten(
+    record: RingRecords,
+    entry: number,
+    tick: number,
+    value: Uint8Array | null,
+    valueAt: number,
+  ): boolean {
+    if (this.#windows.place(tick, record.ktimeUs - CONTENDED_US) === 'after') return false;
+    if (this.#replica.isUnapplied(entry) || this.#isOurs(entry, value, valueAt)) return false;
+    const present = this.#lookup(record.bytes, record.keyOffset);
+    return this.#isOurs(entry, present ? this.#value : null, 0);
   }
 
   /** Whether the event has the content that we applied. What was applied is unknown once a newer register waits. */

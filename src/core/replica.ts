@@ -37,6 +37,9 @@ import { Provenance } from './provenance.js';
 import { EntryFlag, RegisterTable } from './register-table.js';
 import { compareStamps, type Stamp, stampTimeUs } from './stamp.js';
 
+/** Most states of an entry that are kept while the log is replayed: the log settles all of them every 100 ms as a rule. */
+const PRIORS_MAX = 256;
+
 /** Where a change of a register came from. */
 export type ChangeSource = 'local' | 'remote' | 'sweep';
 
@@ -85,15 +88,17 @@ export class Replica {
   readonly batches = new BatchNumbers();
   /** Keys that the kernel map is to lose although no register says so any more ({@link drop}), by their hex. */
   readonly removals = new Map<string, Uint8Array>();
+  /** Those that were taken out of the kernel map since its ring was last drained, and in which write window. */
+  readonly removed = new Map<string, number>();
   /** Deletes that are held back: released by {@link ReplicatedMap.releaseHeld}, forgotten when the entry is seen again. */
   readonly held: EntryQueue;
   /** Told of every entry that is held back from now on, so that a restart does not forget it. */
   onHold: ((entry: number) => void) | null = null;
   /**
-   * While the log is replayed: the state that a register in doubt replaced, null for a tombstone. Tells an apply that the
+   * While the log is replayed: the states that a register in doubt replaced, null for a tombstone. Tells an apply that the
    * last run did not get round to from a change made in the kernel map since.
    */
-  readonly priors = new Map<number, Uint8Array | null>();
+  readonly priors = new Map<number, (Uint8Array | null)[]>();
   /** Told of every register that changed; for `watch`. Null when nobody listens. */
   onChange: ((entry: number, source: ChangeSource) => void) | null = null;
   /** Told of every key whose register is dropped; for the log. */
@@ -478,9 +483,7 @@ export class Replica {
         }
         continue;
       }
-      if (this.#isRestoring && found >= 0 && !this.priors.has(found)) {
-        this.priors.set(found, this.isTombstone(found) ? null : this.table.value(found));
-      }
+      if (this.#isRestoring && found >= 0) this.#keepPrior(found);
       const entry = this.#store(found, frame, keyAt, value, valueAt, hi, lo, origin);
       this.#unsent.cancel(entry);
       const leaf = view.itemLeaves[i]!;
@@ -494,6 +497,14 @@ export class Replica {
     this.provenance.settle(slot);
     if (origin === ORIGIN_SELF && view.seq > this.#seq) this.#seq = view.seq;
     return { origin, seq: view.seq, won, stale, heldBack };
+  }
+
+  /** Any of the states that the log gives an entry one after the other may be the one that was applied last. */
+  #keepPrior(entry: number): void {
+    const priors = this.priors.get(entry) ?? [];
+    priors.push(this.isTombstone(entry) ? null : this.table.value(entry));
+    if (priors.length > PRIORS_MAX) priors.shift();
+    this.priors.set(entry, priors);
   }
 
   /** Appends the entry's register to the frame being written. @returns the offset of the item. */

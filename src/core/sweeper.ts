@@ -354,13 +354,13 @@ export class Sweeper {
     return this.#mode === 'initial' || this.#mode === 'forgetful';
   }
 
-  /** In a restart: the kernel has neither the register in doubt nor what that replaced. The value was just read. */
+  /** In a restart: the kernel has neither the register in doubt nor any that it replaced. The value was just read. */
   #isChangedSinceLog(entry: number): boolean {
     if (this.#mode !== 'restart') return false;
-    const prior = this.#replica.priors.get(entry);
-    return (
-      prior !== undefined &&
-      (prior === null || compareBytes(prior, this.#values.subarray(0, prior.length)) !== 0)
+    const priors = this.#replica.priors.get(entry);
+    if (priors === undefined) return false;
+    return !priors.some(
+      (prior) => prior !== null && compareBytes(prior, this.#values.subarray(0, prior.length)) === 0,
     );
   }
 

@@ -147,6 +147,73 @@ describe('capture', () => {
     assert.equal(winner(h), toHex(value(5)));
   });
 
+  it('does not take its own apply, read back for a write that it has overwritten, for that write (I4)', () => {
+    const h = host();
+    const before = { op: RecordOp.DIRTY_KEY, ktimeUs: h.clock.monotonicUs() };
+    h.clock.advance(100);
+    deliver(remote(h, 7, 0), h);
+    apply(h);
+    capture(h, before);
+    assert.equal(winner(h), toHex(value(7)));
+    assert.equal(h.map.replica.unsent, 0);
+  });
+
+  it('takes a write whose hook ran only after an apply for one made before it (I3, I5)', () => {
+    const h = host();
+    h.port.foreignWrite(KEY, value(5));
+    deliver(remote(h, 7, -1000), h);
+    apply(h);
+    h.clock.advance(2000);
+    capture(h, { op: RecordOp.UPDATE, value: value(5), ktimeUs: h.clock.monotonicUs() });
+    assert.equal(winner(h), toHex(value(5)));
+    assert.equal(kernel(h), toHex(value(7)));
+    apply(h);
+    assert.equal(kernel(h), toHex(value(5)));
+  });
+
+  it('puts back a write that the removal of a key without a register has taken out (I5)', () => {
+    const h = host();
+    deliver(remote(h, 7, 0), h);
+    apply(h);
+    h.map.replica.drop(h.map.find(KEY));
+    const event = write(h, 5);
+    apply(h);
+    assert.equal(kernel(h), '');
+    capture(h, event);
+    apply(h);
+    assert.equal(kernel(h), toHex(value(5)));
+    assert.equal(winner(h), toHex(value(5)));
+  });
+
+  it('takes the echo of an apply that another one has followed for an echo (I4)', () => {
+    const h = host();
+    const other = remote(h, 7, -1000);
+    deliver(other, h);
+    const first = { op: RecordOp.UPDATE, value: value(7), ktimeUs: h.clock.monotonicUs() + 15 };
+    apply(h);
+    other.map.delete(KEY);
+    deliver(other, h);
+    apply(h);
+    capture(h, { ...first, flags: RECORD_FLAG_MAYBE_SELF });
+    assert.equal(winner(h), '');
+    assert.equal(h.map.counters.echoes, 1);
+  });
+
+  it('takes the removal of a key without a register for its own, where the kernel cannot tell (I4)', () => {
+    const h = host();
+    deliver(remote(h, 7, 0), h);
+    apply(h);
+    h.map.replica.drop(h.map.find(KEY));
+    const ktimeUs = h.clock.monotonicUs() + 15;
+    apply(h);
+    assert.equal(kernel(h), '');
+    capture(h, { op: RecordOp.DELETE, ktimeUs, flags: RECORD_FLAG_MAYBE_SELF });
+    assert.equal(h.map.find(KEY), -1);
+    h.map.capture.settle();
+    capture(h, { op: RecordOp.DELETE, ktimeUs: ktimeUs + 100, flags: RECORD_FLAG_MAYBE_SELF });
+    assert.notEqual(h.map.find(KEY), -1);
+  });
+
   it('reads a key back that two CPUs wrote at once, and takes what the kernel has', () => {
     const h = host();
     const first = write(h, 1, 0);

@@ -186,6 +186,20 @@ describe('sweep', () => {
     assert.deepEqual(live(s), kernel(s));
   });
 
+  it('after a restart takes no state that the log knows for a change, however many came after it (I4, I10)', () => {
+    const peer = setUp();
+    const s = setUp();
+    for (const n of [10, 20, 30, 40]) {
+      peer.map.put(key(1), value(n));
+      s.map.replica.restore(peer.map.nextBatch()!);
+      peer.clock.advance(10);
+    }
+    s.port.foreignWrite(key(1), value(20)); // what was applied last
+    assert.equal(sweep(s, 'restart').capturedSets, 0);
+    applyAll(s);
+    assert.equal(kernel(s).get(toHex(key(1))), toHex(value(40)));
+  });
+
   it('after a restart in the middle of filling another kernel map takes nothing that it lacks for deleted', () => {
     const peer = setUp();
     for (let i = 0; i < 50; i++) peer.map.put(key(i), value(1));

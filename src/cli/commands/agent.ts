@@ -81,7 +81,7 @@ async function agent(flags: Record<string, unknown>): Promise<void> {
   const [{ createAgentLog }, { runAgent }, { startAgent }] = await Promise.all([
     import('../agent-log.js'),
     import('../run-agent.js'),
-    import('../../agent/agent.js'),
+    import('../../agent/start-agent.js'),
   ]);
   const { log, flush } = createAgentLog(settings.logLevel, { pretty: process.stderr.isTTY });
   const exit = (code: 0 | 1): never => {

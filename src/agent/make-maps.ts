@@ -1,0 +1,74 @@
+/** Makes the replicated maps of an agent from the kernel maps that it was given. */
+import { hash } from 'node:crypto';
+import type { AgentSettings } from '../config/settings.js';
+import { mapIdOf } from '../core/batch.js';
+import { toHex } from '../core/bytes.js';
+import type { CapturePort } from '../core/capture-port.js';
+import type { Clock } from '../core/clock.js';
+import type { HybridClock } from '../core/hybrid-clock.js';
+import type { MapPort } from '../core/map-port.js';
+import type { Origins } from '../core/origins.js';
+import type { ReplicaComponents } from '../core/replica.js';
+import { ReplicatedMap } from '../core/replicated-map.js';
+import { WriteWindows } from '../core/write-windows.js';
+import { AgentMap } from './agent-map.js';
+
+/** Where chance comes from. */
+export interface Random {
+  /** In [0, 1). */
+  next(): number;
+  /** For keys. */
+  bytes(count: number): Uint8Array;
+}
+
+export interface MapComponents {
+  readonly ports: ReadonlyMap<string, MapPort>;
+  readonly capture: CapturePort;
+  readonly clock: Clock;
+  readonly hlc: HybridClock;
+  readonly origins: Origins;
+  readonly sign: ReplicaComponents['sign'];
+  readonly verify: ReplicaComponents['verify'];
+  readonly random: Random;
+  readonly secret: Uint8Array | null;
+}
+
+/** The maps as the agent handles them, captured from now on. */
+export function makeMaps(
+  settings: Pick<AgentSettings, 'cluster' | 'skewMsMax' | 'deleteGuardPercent' | 'evicted'>,
+  { ports, capture, clock, hlc, origins, sign, verify, random, secret }: MapComponents,
+): AgentMap[] {
+  const components = {
+    clock,
+    hlc,
+    origins,
+    windows: new WriteWindows(),
+    hash: sha256,
+    sign,
+    verify,
+  };
+  const digestKey = sha256(
+    Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
+  );
+  return [...ports].map(([name, port]) => {
+    const mapId = mapIdOf(settings.cluster, name, port.info, sha256);
+    const core = new ReplicatedMap(port, components, {
+      name,
+      mapId,
+      digestKey: digestKey.subarray(0, 16),
+      indexKey: random.bytes(16),
+      // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
+      firstSeq: clock.wallUs(),
+      skewUsMax: settings.skewMsMax * 1000,
+      deleteShareMax: settings.deleteGuardPercent / 100,
+      restoresEvicted: settings.evicted.some((each) => each.name === name && each.policy === 'restore'),
+    });
+    const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
+    const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
+    return new AgentMap(core, topic, tier);
+  });
+}
+
+function sha256(bytes: Uint8Array): Uint8Array {
+  return hash('sha256', bytes, 'buffer');
+}

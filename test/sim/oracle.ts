@@ -1,0 +1,284 @@
+/**
+ * What must be so, told independently of the code under test: a plain last-writer-wins model that hears of every register
+ * that a node signed and of every write of a program that a node took in.
+ *
+ * For each key it keeps the registers that really were made, and the newest one that must not be lost: at the end the
+ * nodes must agree on a register that was made and is not older than that.
+ */
+import {
+  decodeBatch,
+  ItemTag,
+  itemKeyOffset,
+  itemStampHi,
+  itemStampLo,
+  itemTag,
+} from '../../src/core/batch.js';
+import { compareBytes, toHex } from '../../src/core/bytes.js';
+import type { MapShape } from '../../src/core/map-port.js';
+import { compareStamps, stampTimeUs } from '../../src/core/stamp.js';
+import type { ForeignWrite } from './sim-kernel.js';
+import { keyIn, valueIn } from './sim-kernel.js';
+import { Violation, type World } from './world.js';
+
+/** A register as the model knows it. */
+export interface Fact {
+  readonly hi: number;
+  readonly lo: number;
+  readonly origin: Uint8Array;
+  /** Null is a tombstone. */
+  readonly value: number | null;
+}
+
+interface Required extends Fact {
+  readonly node: string;
+  /** Its origin has it on disk. */
+  isKept: boolean;
+}
+
+/** Positive if `a` wins over `b`: stamp, then origin, then value, a tombstone before every value. */
+export function compareFacts(a: Fact, b: Fact): number {
+  const byStamp = compareStamps(a.hi, a.lo, b.hi, b.lo);
+  if (byStamp !== 0) return byStamp;
+  const byOrigin = compareBytes(a.origin, b.origin);
+  if (byOrigin !== 0) return byOrigin;
+  if (a.value === null || b.value === null) return Number(a.value !== null) - Number(b.value !== null);
+  return compareBytes(bytesOf(a.value), bytesOf(b.value));
+}
+
+function bytesOf(value: number): Uint8Array {
+  return Uint8Array.of(value, value >>> 8, value >>> 16, value >>> 24);
+}
+
+function stampName({ hi, lo, origin }: Fact): string {
+  return `${toHex(origin)}/${hi}.${lo}`;
+}
+
+export function describeFact({ hi, lo, origin, value }: Fact): string {
+  return `${stampTimeUs(hi, lo)}+${lo & 0xfff} of ${toHex(origin.subarray(0, 3))} = ${value ?? 'deleted'}`;
+}
+
+interface KeyFacts {
+  /** Every register ever signed, by its description. */
+  readonly made: Set<string>;
+  required: Required | null;
+  /** A program's write that a node took in: whatever wins is not older. */
+  noted: { readonly timeUs: number; readonly node: string } | null;
+}
+
+/** What programs did to a key on one host. */
+interface HostKey {
+  sets: number;
+  deletes: number;
+  readonly values: Set<number>;
+  signedSets: number;
+  signedDeletes: number;
+}
+
+export interface Batched {
+  readonly map: string;
+  readonly mapId: Uint8Array;
+  readonly shape: MapShape;
+}
+
+export class Oracle {
+  readonly keys = new Map<string, KeyFacts>();
+  readonly #world: World;
+  readonly #hosts = new Map<string, HostKey>();
+  /** What each (origin, stamp) was used for. */
+  readonly #stamps = new Map<
+    string,
+    { readonly use: string; readonly node: string; readonly timeUs: number }
+  >();
+  readonly #signed = new Set<string>();
+  /** Keys that programs ever wrote, by map. */
+  readonly written = new Map<string, Set<number>>();
+  #lastValue = 0;
+
+  constructor(world: World) {
+    this.#world = world;
+  }
+
+  /** No value is written twice. */
+  nextValue(): number {
+    return ++this.#lastValue;
+  }
+
+  /** A program changed a kernel map. */
+  wrote(node: string, { map, key, op, value }: ForeignWrite): void {
+    const written = this.written.get(map) ?? new Set();
+    this.written.set(map, written.add(key));
+    const host = this.#hostKey(node, `${map}/${key}`);
+    if (op === 'delete') host.deletes++;
+    else {
+      host.sets++;
+      host.values.add(value);
+    }
+    this.#world.note(node, `${op} ${op === 'delete' ? '' : value}`, `${map}/${key}`);
+  }
+
+  /** What a node without a past finds in its kernel map may become its own write. */
+  adopts(node: string, map: string, entries: ReadonlyMap<number, number>): void {
+    for (const [key, value] of entries) {
+      const host = this.#hostKey(node, `${map}/${key}`);
+      host.sets++;
+      host.values.add(value);
+    }
+  }
+
+  /** A node took a program's write in, made at that time by its wall clock. */
+  tookIn(node: string, map: string, key: number, wallUs: number): void {
+    const facts = this.#facts(`${map}/${key}`);
+    if (facts.noted === null || facts.noted.timeUs < wallUs) facts.noted = { timeUs: wallUs, node };
+  }
+
+  /** A node signed a batch: it is about to be on its disk, or others hear of it. */
+  signed(
+    node: string,
+    frame: Uint8Array,
+    { map, mapId, shape }: Batched,
+    how: 'logged' | 'published' | 'published and kept',
+  ): void {
+    const view = decodeBatch(frame, mapId, shape);
+    const batch = `${toHex(view.origin)}/${map}/${view.seq}`;
+    const isNew = !this.#signed.has(batch);
+    this.#signed.add(batch);
+    for (let i = 0; i < view.itemCount; i++) {
+      const tag = itemTag(view, i);
+      if (tag >= ItemTag.SUBTREE) continue;
+      const at = itemKeyOffset(view, i);
+      const key = `${map}/${keyIn(frame, at)}`;
+      const fact: Fact = {
+        hi: itemStampHi(view, i),
+        lo: itemStampLo(view, i),
+        origin: new Uint8Array(view.origin),
+        value: tag === ItemTag.VALUE ? valueIn(frame, at + shape.keyBytes) : null,
+      };
+      this.#register(node, key, fact, isNew);
+      if (how !== 'logged') this.#published(node, key, fact, how === 'published and kept');
+    }
+  }
+
+  #register(node: string, key: string, fact: Fact, isNew: boolean): void {
+    if (!isNew) return;
+    const { hi, lo, value } = fact;
+    const stamp = stampName(fact);
+    const use = `${key} = ${value ?? 'deleted'}`;
+    const before = this.#stamps.get(stamp);
+    if (before !== undefined && before.use !== use) {
+      this.#fail(`${node} used a stamp twice: ${describeFact(fact)} for ${before.use} and ${use}`);
+    }
+    this.#stamps.set(stamp, { use, node, timeUs: stampTimeUs(hi, lo) });
+    this.#facts(key).made.add(describeFact(fact));
+    this.#world.note(node, `signed ${describeFact(fact)}`, key);
+    this.#checkCause(node, key, value);
+  }
+
+  /** From now on nothing older may win, unless the register was given another stamp since it was signed. */
+  #published(node: string, key: string, fact: Fact, isKept: boolean): void {
+    if (!this.#stamps.has(stampName(fact))) return;
+    const facts = this.#facts(key);
+    if (facts.required === null || compareFacts(fact, facts.required) > 0)
+      facts.required = { ...fact, node, isKept };
+  }
+
+  /** Whatever a node signs, a program of its host wrote: neither an echo of an apply nor a delete that nobody made. */
+  #checkCause(node: string, key: string, value: number | null): void {
+    const host = this.#hostKey(node, key);
+    if (value === null) host.signedDeletes++;
+    else {
+      host.signedSets++;
+      if (value !== 0 && !host.values.has(value)) {
+        this.#fail(`${node} spread as its own what none of its programs wrote: ${key} = ${value}`);
+      }
+    }
+    // A write may be found twice: by its event, and by a sweep or a look at what several processors wrote.
+    const most = (made: number): number => 3 * made + 2;
+    if (host.signedDeletes > host.deletes * 3 || host.signedSets > most(host.sets)) {
+      this.#fail(
+        `${node} spread ${host.signedSets} sets and ${host.signedDeletes} deletes of ${key}, ` +
+          `but its programs made ${host.sets} and ${host.deletes}`,
+      );
+    }
+  }
+
+  /** Registers of this node with stamps after that time are given new ones: its clock was set right. */
+  restamped(node: string, timeUs: number): void {
+    for (const [stamp, use] of this.#stamps) {
+      if (use.node === node && use.timeUs > timeUs) this.#stamps.delete(stamp);
+    }
+    for (const facts of this.keys.values()) {
+      const { required, noted } = facts;
+      if (required !== null && required.node === node && stampTimeUs(required.hi, required.lo) > timeUs) {
+        facts.required = null;
+      }
+      if (noted !== null && noted.node === node && noted.timeUs > timeUs) facts.noted = null;
+    }
+  }
+
+  /**
+   * A node died.
+   * @param losesAll also what it had written to its disk
+   * @param isHeld whether some node that runs has the key's register, or a newer one
+   */
+  died(node: string, losesAll: boolean, isHeld: (key: string, fact: Fact) => boolean): void {
+    for (const [key, facts] of this.keys) {
+      const { required, noted } = facts;
+      if (required !== null) {
+        if (losesAll && required.node === node) required.isKept = false;
+        if (!required.isKept && !isHeld(key, required)) facts.required = null;
+      }
+      if (noted === null) continue;
+      const covered = facts.required === null ? 0 : stampTimeUs(facts.required.hi, facts.required.lo);
+      // What was taken in and not signed yet is gone with the process; what was signed may be.
+      if (noted.timeUs > covered) facts.noted = null;
+    }
+  }
+
+  /**
+   * What the nodes agree on for a key at the end.
+   * @param horizonUs tombstones up to then have been dropped
+   * @param mayForget a member that was away for too long loses what nobody else has
+   */
+  checkEnd(key: string, found: Fact | null, horizonUs: number, mayForget: boolean): void {
+    const { required, noted, made } = this.#facts(key);
+    if (found !== null && !made.has(describeFact(found))) {
+      this.#fail(`${key} ended as a register that was never made: ${describeFact(found)}`);
+    }
+    const foundUs = found === null ? horizonUs : stampTimeUs(found.hi, found.lo);
+    if (noted !== null && foundUs < noted.timeUs) {
+      this.#fail(
+        `${key} ended as ${found === null ? 'nothing' : describeFact(found)}, older than what ${noted.node} took in at ${noted.timeUs}`,
+      );
+    }
+    if (required === null) return;
+    if (found === null) {
+      const requiredUs = stampTimeUs(required.hi, required.lo);
+      const isForgotten = requiredUs <= horizonUs && (required.value === null || mayForget);
+      if (isForgotten) return;
+    } else if (compareFacts(found, required) >= 0) return;
+    this.#fail(
+      `${key} ended as ${found === null ? 'nothing' : describeFact(found)}, but ${required.node} made ${describeFact(required)}`,
+    );
+  }
+
+  #fail(what: string): void {
+    this.#world.fail(new Violation(what));
+  }
+
+  #facts(key: string): KeyFacts {
+    const known = this.keys.get(key);
+    if (known !== undefined) return known;
+    const made: KeyFacts = { made: new Set(), required: null, noted: null };
+    this.keys.set(key, made);
+    return made;
+  }
+
+  #hostKey(node: string, key: string): HostKey {
+    const name = `${node}:${key}`;
+    const known = this.#hosts.get(name);
+    if (known !== undefined) return known;
+    const made: HostKey = { sets: 0, deletes: 0, values: new Set(), signedSets: 0, signedDeletes: 0 };
+    this.#hosts.set(name, made);
+    return made;
+  }
+}

@@ -1,0 +1,330 @@
+/**
+ * One simulated host: clock, kernel, disk, and the agent that runs on it, one life after another. The agent is the code
+ * that ships (agent/agent.ts); only what it is composed of is simulated.
+ */
+import { hash } from 'node:crypto';
+import { type AgentComponents, type ComposedAgent, composeAgent } from '../../src/agent/agent.js';
+import { Cleanup } from '../../src/agent/cleanup.js';
+import type { Log } from '../../src/config/log.js';
+import type { AgentSettings } from '../../src/config/settings.js';
+import { mapIdOf } from '../../src/core/batch.js';
+import { toHex } from '../../src/core/bytes.js';
+import type { MapPort } from '../../src/core/map-port.js';
+import { EntryFlag } from '../../src/core/register-table.js';
+import type { Replica } from '../../src/core/replica.js';
+import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
+import type { SimDataDir } from './model-log.js';
+import type { Batched, Fact, Oracle } from './oracle.js';
+import type { SeededRandom } from './random.js';
+import { keyIn, type SimKernel, type SimMapSpec, valueIn } from './sim-kernel.js';
+import { SimMesh, type SimNetwork } from './sim-mesh.js';
+import { type HostClock, SimProcess } from './sim-process.js';
+import type { World } from './world.js';
+
+const RECORD_BATCH = 1;
+
+/** What a test puts in the place of a part, to see whether the simulation notices. */
+export interface Sabotage {
+  readonly port?: (port: MapPort) => MapPort;
+  readonly kernel?: (kernel: SimKernel) => void;
+}
+
+export interface HostOptions {
+  readonly name: string;
+  readonly clock: HostClock;
+  readonly kernel: SimKernel;
+  readonly maps: readonly SimMapSpec[];
+  /** Null: the node keeps nothing on disk. */
+  readonly dataDir: SimDataDir | null;
+  readonly settings: AgentSettings;
+  readonly stallChance: number;
+  readonly sabotage: Sabotage;
+}
+
+interface Life {
+  readonly process: SimProcess;
+  readonly cleanup: Cleanup;
+  readonly startedUs: number;
+  agent: ComposedAgent | null;
+  mesh: SimMesh | null;
+}
+
+export class SimHost {
+  readonly name: string;
+  readonly clock: HostClock;
+  readonly kernel: SimKernel;
+  readonly options: HostOptions;
+  readonly #world: World;
+  readonly #network: SimNetwork;
+  readonly #oracle: Oracle;
+  readonly #random: SeededRandom;
+  #life: Life | null = null;
+  #identity: Uint8Array | null = null;
+  #boots = 1;
+  #lives = 0;
+  isFirst = false;
+  #mapsById: ReadonlyMap<string, Batched> = new Map();
+  /** A life was long enough to leave a record of the kernel map on disk. */
+  #hasPast = false;
+  /** Lost events that agents of earlier lives have answered for. */
+  stallChance: number;
+
+  constructor(world: World, network: SimNetwork, oracle: Oracle, random: SeededRandom, options: HostOptions) {
+    this.#world = world;
+    this.#network = network;
+    this.#oracle = oracle;
+    this.#random = random;
+    this.options = options;
+    this.name = options.name;
+    this.clock = options.clock;
+    this.kernel = options.kernel;
+    options.sabotage.kernel?.(options.kernel);
+    this.stallChance = options.stallChance;
+    this.kernel.observer = {
+      onWrite: (write, seen) => {
+        oracle.wrote(this.name, write);
+        if (!seen) world.count('write without an event');
+      },
+      onDrained: (map, key, monotonicUs) => {
+        const process = this.#life?.process;
+        if (process === undefined || this.#life?.agent === null) return;
+        // As the capture carries it over: by the clocks as they are now.
+        const wallUs = Math.floor(monotonicUs + (process.wallUs() - process.monotonicUs()));
+        oracle.tookIn(this.name, map, key, wallUs);
+      },
+      nextValue: () => oracle.nextValue(),
+    };
+    if (options.dataDir !== null) {
+      options.dataDir.onAppend = (type, payload) => {
+        if (type === RECORD_BATCH) this.#observe(payload, 'logged');
+      };
+    }
+  }
+
+  get isRunning(): boolean {
+    return this.#life !== null;
+  }
+
+  /** The running agent; null while it starts, and when there is none. */
+  get agent(): ComposedAgent | null {
+    return this.#life?.agent ?? null;
+  }
+
+  get mesh(): SimMesh | null {
+    return this.#life?.mesh ?? null;
+  }
+
+  replica(map: string): Replica | null {
+    return this.agent?.parts.maps.find(({ name }) => name === map)?.core.replica ?? null;
+  }
+
+  /** Starts the agent. Problems are the world's. */
+  start(): void {
+    if (this.#life !== null) return;
+    const process = new SimProcess(this.name, this.#world, this.clock, this.#random.fork());
+    process.stallChance = this.stallChance;
+    const life: Life = {
+      process,
+      cleanup: new Cleanup(),
+      startedUs: this.#world.nowUs,
+      agent: null,
+      mesh: null,
+    };
+    this.#life = life;
+    if (this.options.dataDir === null || this.#identity === null) {
+      this.#identity = hash('sha256', `${this.name}/${this.#lives}/${this.#random.next()}`, 'buffer');
+    }
+    if (this.options.dataDir === null || !this.#hasPast) {
+      for (const map of this.kernel.maps.values()) this.#oracle.adopts(this.name, map.spec.name, map.entries);
+    }
+    this.#lives++;
+    this.#world.note(this.name, 'starts');
+    this.#world.count('agent started');
+    process.at(this.#world.nowUs, () => {
+      composeAgent(this.#components(life, this.#identity!), this.#settings(), life.cleanup).then(
+        (agent) => {
+          life.agent = agent;
+          agent.failed.then((reason) => this.#world.fail(reason));
+        },
+        (error: unknown) => this.#world.fail(error),
+      );
+    });
+  }
+
+  /** kill -9, or a loss of power and with it of everything that is in the kernel. */
+  kill(how: 'kill' | 'power'): void {
+    const life = this.#end(how);
+    if (life === null) return;
+    this.options.dataDir?.crash(how);
+    if (how === 'power') this.#reboot();
+    this.#oracle.died(this.name, how === 'power' || this.options.dataDir === null, this.#isHeldElsewhere);
+  }
+
+  /** SIGTERM. */
+  stop(): void {
+    const life = this.#life;
+    if (life === null || life.agent === null) return;
+    this.#world.note(this.name, 'stops');
+    life.process.at(this.#world.nowUs, () => {
+      life.cleanup.run().then(
+        () => {
+          if (this.#life !== life) return;
+          this.#end('stop');
+          this.#oracle.died(this.name, this.options.dataDir === null, this.#isHeldElsewhere);
+        },
+        (error: unknown) => this.#world.fail(error),
+      );
+    });
+  }
+
+  /** What the oracle has to compare at the end, and that it is whole. */
+  registers(map: string): Map<number, Fact> {
+    const replica = this.replica(map)!;
+    const { table } = replica;
+    const found = new Map<number, Fact>();
+    for (let entry = 0; entry < table.end; entry++) {
+      if (!table.has(entry, EntryFlag.USED)) continue;
+      found.set(keyIn(table.key(entry), 0), {
+        ...replica.stamp(entry),
+        origin: replica.originKey(table.origin(entry)),
+        value: replica.isTombstone(entry) ? null : valueIn(table.value(entry), 0),
+      });
+    }
+    return found;
+  }
+
+  readonly #isHeldElsewhere = (key: string, fact: Fact): boolean =>
+    this.isHeldBy.some((other) => other.holds(key, fact));
+
+  /** The other hosts. */
+  isHeldBy: readonly SimHost[] = [];
+
+  /** Whether the running agent has that register or a newer one. */
+  holds(key: string, fact: Fact): boolean {
+    const [map, number] = key.split('/') as [string, string];
+    const replica = this.replica(map);
+    if (replica === null) return false;
+    const bytes = Uint8Array.of(Number(number), Number(number) >>> 8, Number(number) >>> 16, 0);
+    const entry = replica.table.find(bytes, 0);
+    if (entry < 0) return false;
+    const { hi, lo } = replica.stamp(entry);
+    return hi > fact.hi || (hi === fact.hi && lo >= fact.lo);
+  }
+
+  #end(how: string): Life | null {
+    const life = this.#life;
+    if (life === null) return null;
+    this.#world.note(this.name, `ends: ${how}`);
+    this.#world.count(`agent ended: ${how}`);
+    if (life.agent !== null && this.#world.nowUs - life.startedUs > 1e6) this.#hasPast = true;
+    life.process.kill();
+    this.kernel.detach();
+    if (life.mesh !== null) this.#network.remove(life.mesh, false);
+    this.#life = null;
+    return life;
+  }
+
+  #reboot(): void {
+    this.#boots++;
+    this.clock.reboot(this.#world.nowUs);
+    for (const map of [...this.kernel.maps.values()]) this.kernel.create(map.spec);
+  }
+
+  #settings(): AgentSettings {
+    return { ...this.options.settings, bootstrap: this.isFirst ? [] : ['/sim'] };
+  }
+
+  #components(life: Life, identity: Uint8Array): AgentComponents {
+    const { process } = life;
+    const { dataDir, sabotage } = this.options;
+    const random = this.#random.fork();
+    const ports = new Map(
+      this.options.maps.map(({ name }) => {
+        const port = this.kernel.port(name, process);
+        return [name, sabotage.port?.(port) ?? port];
+      }),
+    );
+    this.#mapsById = new Map(
+      [...ports].map(([map, { info: shape }]) => {
+        const mapId = mapIdOf(this.options.settings.cluster, map, shape, sha256);
+        return [toHex(mapId), { map, mapId, shape }];
+      }),
+    );
+    const capture = this.kernel.openCapture(process);
+    return {
+      clock: process,
+      timers: process,
+      log: this.#log(),
+      random: { next: () => random.next(), bytes: (count) => random.bytes(count) },
+      publicKey: identity,
+      sign: (bytes) => signatureOf(identity, bytes),
+      verify: (publicKey, bytes, signature) => Buffer.compare(signatureOf(publicKey, bytes), signature) === 0,
+      secret: null,
+      ports,
+      capture,
+      dataDir:
+        dataDir === null
+          ? null
+          : {
+              readFile: (name) => dataDir.readFile(name),
+              writeFile: (name, content) => dataDir.writeFile(process, name, content),
+              openLog: (options) => dataDir.open(process, options),
+            },
+      bootId: () => `${this.name}/${this.#boots}`,
+      pins: new Map(),
+      createMesh: (handlers) => {
+        const peerId = peerIdOfPublicKey(identity);
+        life.mesh = new SimMesh(this.#network, process, handlers, { peerId, publicKey: identity });
+        life.mesh.onPublish = (data) =>
+          this.#observe(data, this.options.dataDir === null ? 'published' : 'published and kept');
+        return life.mesh;
+      },
+      serve: () => Promise.resolve(() => undefined),
+    };
+  }
+
+  /** Of batches that this node signed, what is in them. */
+  #observe(frame: Uint8Array, how: Parameters<Oracle['signed']>[3]): void {
+    const identity = this.#identity!;
+    if (Buffer.compare(frame.subarray(32, 64), identity) !== 0) return;
+    const map = this.#mapsById.get(toHex(frame.subarray(16, 32)))!;
+    this.#oracle.signed(this.name, frame, map, how);
+  }
+
+  /** Registers with later stamps than this have been given new ones: by the clock guard's own rule. */
+  #restampsFromUs(): number {
+    const life = this.#life!;
+    const othersUs = life.agent?.parts.members.newestWallUs() ?? 0;
+    return Math.max(life.process.wallUs(), othersUs + 1e6) + this.options.settings.skewMsMax * 1000;
+  }
+
+  #log(): Log {
+    const line = (level: string) => (fields: object, message: string) => {
+      this.#world.note(this.name, `${level}: ${message} ${JSON.stringify(fields)}`);
+      this.#world.count(`log: ${message}`);
+      if (message.startsWith("this host's clock was ahead")) {
+        this.#oracle.restamped(this.name, this.#restampsFromUs());
+      }
+    };
+    const log: Log = {
+      trace: line('trace'),
+      debug: line('debug'),
+      info: line('info'),
+      warn: line('warn'),
+      error: line('error'),
+      fatal: line('fatal'),
+      child: () => log,
+    };
+    return log;
+  }
+}
+
+function sha256(bytes: Uint8Array): Uint8Array {
+  return hash('sha256', bytes, 'buffer');
+}
+
+/** Stands for Ed25519: as hard to get wrong by accident, and cheap. */
+function signatureOf(publicKey: Uint8Array, bytes: Uint8Array): Uint8Array {
+  const half = hash('sha256', Buffer.concat([publicKey, bytes]), 'buffer');
+  return Buffer.concat([half, half]);
+}
