@@ -79,8 +79,8 @@ export class AgentMap {
   }
 
   /** Merges a batch of the mesh, and keeps it if it brought something. @throws as {@link ReplicatedMap.receive} */
-  receive(frame: Uint8Array): Received {
-    const received = this.core.receive(frame);
+  receive(frame: Uint8Array, skipsKnown = false): Received {
+    const received = this.core.receive(frame, skipsKnown);
     if (received.won > 0) this.journal?.append(this, frame);
     return received;
   }

@@ -154,6 +154,7 @@ export async function composeAgent(
       onCaughtUp: (map) => goLive(map).catch(fail),
       onAllRefused: fail,
       headOf: (map, peerId) => map.core.replica.batches.head(origins.intern(publicKeyOfPeerId(peerId))),
+      isHeldBackDue: (map) => map.core.replica.heldBackUs <= clock.wallUs(),
       onHello: (peerId, hello) => members.hear(peerId, hello),
       onReadiness: () => readiness.changed(),
     },

@@ -24,6 +24,8 @@ const MAP_HELLO = z.object({
   /** What it promises and has, as core/stability.ts says, in microseconds since 1970. */
   floorUs: z.int().min(0),
   haveUs: z.int().min(0),
+  /** Up to when it has dropped tombstones. */
+  horizonUs: z.int().min(0),
   digest: z.string().regex(/^[0-9a-f]{16}$/),
 });
 
@@ -72,6 +74,7 @@ export function helloOf(
         keyBytes: map.core.port.info.keyBytes,
         valueBytes: map.core.port.info.valueBytes,
         ...members.word(map),
+        horizonUs: map.core.replica.horizonUs,
         digest: map.core.replica.digest.hex(),
       })),
   };

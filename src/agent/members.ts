@@ -122,8 +122,13 @@ export class Members {
     const origin = this.#originOf(peerId);
     for (const [map, stability] of this.#stability) {
       const theirs = hello.maps.find((candidate) => isSame(map, candidate));
-      if (theirs === undefined) stability.forget(origin);
-      else stability.hear(origin, theirs);
+      if (theirs === undefined) {
+        stability.forget(origin);
+        continue;
+      }
+      stability.hear(origin, theirs);
+      // What is written here from now on must not look older than what the mesh has dropped, whatever our clock says.
+      if (theirs.horizonUs <= this.#medianWallUs()) this.#components.hlc.promise(theirs.horizonUs);
     }
     for (const { peerId: other, awayMs } of hello.away) {
       if (other !== this.#options.peerId) this.#recall({ peerId: other, lastSeenMs: nowMs - awayMs });
@@ -170,6 +175,15 @@ export class Members {
     const offsets = [...this.#members.values()].flatMap(({ clockOffsetMs }) => clockOffsetMs ?? []);
     if (offsets.length === 0) return null;
     return Math.floor((Math.max(...offsets) + this.#components.timers.nowMs()) * 1000);
+  }
+
+  /** What half of the members' clocks show, ours among them, or more: no single one can drag stamps into the future. */
+  #medianWallUs(): number {
+    const heard = [...this.#members.values()].flatMap(({ clockOffsetMs }) => clockOffsetMs ?? []);
+    const nowMs = this.#components.timers.nowMs();
+    const clocksMs = [...heard.map((offsetMs) => offsetMs + nowMs), this.#components.clock.wallUs() / 1000];
+    clocksMs.sort((a, b) => a - b);
+    return (clocksMs[Math.floor(clocksMs.length / 2)] ?? 0) * 1000;
   }
 
   #recall({ peerId, lastSeenMs }: { peerId: string; lastSeenMs: number }): void {

@@ -48,6 +48,8 @@ export interface MembershipHooks {
   onAllRefused(error: MapmeshError): void;
   /** Newest batch number that we have of the peer's own writes; undefined if none. */
   headOf(map: AgentMap, peerId: string): number | undefined;
+  /** Something was held back for its stamp, and could be taken now. */
+  isHeldBackDue(map: AgentMap): boolean;
   /** What a member says, connected or not. */
   onHello(peerId: string, hello: AgentHello): void;
   /** {@link Membership.ready} may have changed. */
@@ -153,7 +155,7 @@ export class Membership {
     if (hello !== undefined) this.#hooks.onHello(peerId, hello);
   }
 
-  /** The peer can be talked to: whatever only it knows is fetched (and it does the same). */
+  /** The peer can be talked to: whatever only one of both knows is exchanged. */
   up(peerId: string): void {
     const peer = this.#peers.get(peerId);
     if (peer === undefined) return;
@@ -161,10 +163,16 @@ export class Membership {
     this.#reconcileWith(peerId);
   }
 
-  /** Gossip of the map now flows both ways: what was published before that is fetched. */
+  /** Gossip of the map now flows both ways: what was published before that is exchanged. */
   subscribed(peerId: string, topic: string): void {
     const map = this.#maps.find((candidate) => candidate.topic === topic);
-    if (map !== undefined) this.#reconciler.request(map, peerId);
+    if (map !== undefined && this.#isOursToAsk(map, peerId)) this.#reconciler.request(map, peerId);
+  }
+
+  /** A reconcile brings both sides everything: of two that are in step, one asks. Who is not asks in any case. */
+  #isOursToAsk(map: AgentMap, peerId: string): boolean {
+    const isPeerReady = this.#peers.get(peerId)?.hello.ready === true;
+    return map.state !== 'live' || this.#outdated.has(map) || !isPeerReady || this.#self < peerId;
   }
 
   reconciled(map: AgentMap, peerId: string): void {
@@ -200,11 +208,12 @@ export class Membership {
     return this.#peers.has(originPeerId) ? originPeerId : relayPeerId;
   }
 
-  /** Asks the peer for each map that both have. */
+  /** Asks the peer for each map that both have, unless it does. */
   #reconcileWith(peerId: string): void {
     const names = new Set(this.#peers.get(peerId)?.hello.maps.map((map) => map.name));
     for (const map of this.#maps) {
-      if (names.has(map.name) && !map.mismatches.has(peerId)) this.#reconciler.request(map, peerId);
+      if (!names.has(map.name) || map.mismatches.has(peerId)) continue;
+      if (this.#isOursToAsk(map, peerId)) this.#reconciler.request(map, peerId);
     }
   }
 
@@ -252,7 +261,8 @@ export class Membership {
       seen.ownDigest = ownDigest;
       seen.comparedMs = nowMs;
     }
-    if ((missedTail || stuckApart) && map.state !== 'refused') this.#reconciler.request(map, peerId);
+    const isDue = theirs.digest !== ownDigest && this.#hooks.isHeldBackDue(map);
+    if ((missedTail || stuckApart || isDue) && map.state !== 'refused') this.#reconciler.request(map, peerId);
   }
 
   #checkJoined(): void {

@@ -1,9 +1,9 @@
 /**
  * Reconciles maps with peers over streams, and answers theirs (core/reconcile.ts says what goes over the wire).
  *
- * One reconcile per map at a time: a second peer is asked only when the first has answered, by when most of what it has
- * is here already. Both ends of a link ask when it comes up; later a reconcile follows a gap in somebody's batch
- * numbers, or digests that stay different.
+ * One reconcile per map at a time, asked and answered: a second peer is asked only when the first has answered, by when most
+ * of what it has is here already; and who asks meanwhile waits for its turn. One end of a link asks when it comes up
+ * (agent/membership.ts); later a reconcile follows a gap in somebody's batch numbers, or digests that stay different.
  */
 import type { Log } from '../config/log.js';
 import { wire } from '../core/batch.js';
@@ -28,6 +28,8 @@ export const RECONCILE_PROTOCOL = '/mapmesh/1/reconcile';
 
 /** A reconcile that brings no frame for this long is given up: the peer is stuck or gone. */
 const FRAME_TIMEOUT_MS = 10_000;
+/** Who asks while another is answered waits for so long at most; well under {@link FRAME_TIMEOUT_MS}. */
+const TURN_TIMEOUT_MS = 4000;
 /** Waits before a failed reconcile is tried again; the longer one for each further failure. */
 const RETRY_MS = [200, 1000, 5000] as const;
 /** How far ahead a peer's horizon may be for its clock's sake. */
@@ -72,6 +74,8 @@ export class Reconciler {
   readonly #running = new Map<AgentMap, Promise<void>>();
   /** The reconciles under way, and how to end them. */
   readonly #active = new Set<{ readonly peerId: string; giveUp(reason: MapmeshError): void }>();
+  /** The last answer of each map, under way or waiting. */
+  readonly #answers = new Map<AgentMap, Promise<void>>();
   #stopped = false;
 
   constructor(components: ReconcilerComponents, hooks: ReconcilerHooks) {
@@ -242,12 +246,14 @@ export class Reconciler {
     const work = newWork();
     let answerer: Answerer | null = null;
     let map: AgentMap | null = null;
+    let endTurn: () => void = () => undefined;
     try {
       const turns = new Turns(this.#components.timers);
       for await (const frame of stream.frames) {
         work.bytes += frame.length;
         if (answerer === null || map === null) {
           map = this.#mapOf(decodeProbe(frame).mapId);
+          endTurn = await this.#turnToAnswer(map);
           await this.#hooks.flushed();
           answerer = new Answerer(map.core.replica, this.#componentsFor(map, work));
         }
@@ -265,10 +271,29 @@ export class Reconciler {
       await stream.close();
       if (map !== null && answerer !== null) {
         this.#report(map, stream.peerId, work, answerer.dropped, started);
+        // The peer has much more and left it to us to ask.
+        if (answerer.outcome === 'open') this.request(map, stream.peerId);
+        if (answerer.hasExchanged) this.#hooks.onReconciled(map, stream.peerId);
       }
     } finally {
       watchdog.cancel();
+      endTurn();
     }
+  }
+
+  /** Resolves when no other answer of the map is under way, or with it after a while. @returns what ends the turn */
+  async #turnToAnswer(map: AgentMap): Promise<() => void> {
+    const before = this.#answers.get(map) ?? Promise.resolve();
+    let end: () => void = () => undefined;
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    this.#answers.set(
+      map,
+      before.then(() => ended),
+    );
+    await Promise.race([before, this.#components.timers.delay(TURN_TIMEOUT_MS)]);
+    return end;
   }
 
   #mapOf(mapId: Uint8Array): AgentMap {
@@ -282,7 +307,7 @@ export class Reconciler {
     return {
       origins: this.#components.origins,
       merge: (batch) => {
-        work.merged += map.receive(batch).won;
+        work.merged += map.receive(batch, true).won;
       },
       horizonUsMax: () => this.#components.clock.wallUs() + HORIZON_SKEW_US,
     };

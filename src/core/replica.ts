@@ -23,7 +23,7 @@ import {
   signedBytes,
 } from './batch.js';
 import { BatchNumbers } from './batch-numbers.js';
-import { toHex } from './bytes.js';
+import { compareBytes, toHex } from './bytes.js';
 import { Digest } from './digest.js';
 import { EntryQueue } from './entry-queue.js';
 import { MapmeshError } from './errors.js';
@@ -65,7 +65,7 @@ export interface ReplicaOptions {
 
 /** What became of a received batch. */
 export interface Received {
-  /** Number of the origin. */
+  /** Number of the origin; -1 if the batch was not checked, since it brings nothing. */
   readonly origin: number;
   readonly seq: number;
   /** Registers that won, that were known or older, that were held back for their stamp. */
@@ -254,11 +254,16 @@ export class Replica {
   /**
    * Takes in a signed batch of this or another origin, fresh or pruned.
    * @param stampUsMax registers with a later stamp are held back: not merged, only counted (I14).
+   * @param skipsKnown a batch that brings nothing is not checked either: who reconciles gets many of those. Its
+   *   number proves nothing then.
    * @throws MapmeshError ERR_WIRE, ERR_SIGNATURE; then nothing was merged.
    */
-  receive(frame: Uint8Array, stampUsMax: number): Received {
+  receive(frame: Uint8Array, stampUsMax: number, skipsKnown = false): Received {
     const view = decodeBatch(frame, this.mapId, this.shape);
     const { hash, verify } = this.#components;
+    if (skipsKnown && this.#bringsNothing(frame, view)) {
+      return { origin: -1, seq: view.seq, won: 0, stale: view.itemCount, heldBack: 0 };
+    }
     const cover = coverOf(view, hash);
     const root = rootOf(cover, view.leafCount, hash);
     if (!verify(view.origin, signedBytes(frame, root), view.signature)) {
@@ -445,6 +450,26 @@ export class Replica {
       }
     }
     return writer.finish(batch.leafCount, batch.signature);
+  }
+
+  /** Whether every register of the batch is here, or has lost already. */
+  #bringsNothing(frame: Uint8Array, view: BatchView): boolean {
+    const { table, shape } = this;
+    for (let i = 0; i < view.itemCount; i++) {
+      const tag = itemTag(view, i);
+      if (tag >= ItemTag.SUBTREE) continue;
+      const keyAt = itemKeyOffset(view, i);
+      const found = table.find(frame, keyAt);
+      if (found < 0) return false;
+      const hi = itemStampHi(view, i);
+      const lo = itemStampLo(view, i);
+      const order = compareStamps(table.stampHi(found), table.stampLo(found), hi, lo);
+      if (order > 0) continue;
+      if (order < 0 || compareBytes(this.originKey(table.origin(found)), view.origin) !== 0) return false;
+      if (this.isTombstone(found) !== (tag === ItemTag.TOMBSTONE)) return false;
+      if (tag === ItemTag.VALUE && !table.valueIs(found, frame, keyAt + shape.keyBytes)) return false;
+    }
+    return true;
   }
 
   #merge(frame: Uint8Array, view: BatchView, cover: Cover, stampUsMax: number): Received {

@@ -103,11 +103,13 @@ export class ReplicatedMap {
   }
 
   /**
-   * Merges a batch that came by gossip or in an answer to a pull.
+   * Merges a batch that came by gossip or in a reconcile.
+   * @param skipsKnown see {@link Replica.receive}
    * @throws MapmeshError ERR_WIRE, ERR_SIGNATURE, ERR_LIMIT; then nothing was merged.
    */
-  receive(frame: Uint8Array): Received {
-    const received = this.replica.receive(frame, this.#clock.wallUs() + this.#options.skewUsMax);
+  receive(frame: Uint8Array, skipsKnown = false): Received {
+    const stampUsMax = this.#clock.wallUs() + this.#options.skewUsMax;
+    const received = this.replica.receive(frame, stampUsMax, skipsKnown);
     this.counters.stale += received.stale;
     this.counters.heldBack += received.heldBack;
     return received;

@@ -30,7 +30,9 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
           wallMs: Date.now(),
           away: [],
           ready: false,
-          maps: [{ name: 'm', ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, digest: '0'.repeat(16) }],
+          maps: [
+            { name: 'm', ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0, digest: '0'.repeat(16) },
+          ],
         }),
         onHello: () => undefined,
         onDistantHello: () => undefined,
