@@ -69,8 +69,6 @@ interface Member {
   lastSeenMs: number;
   /** Its clock minus ours in ms, as of its last hello; null before the first. */
   clockAheadMs: number | null;
-  /** Its clock minus our monotonic one, likewise. */
-  clockOffsetMs: number | null;
 }
 
 const STORED = z.array(z.object({ peerId: z.string().refine(isPeerId), lastSeenMs: z.number() }));
@@ -80,6 +78,8 @@ export class Members {
   readonly #options: MembersOptions;
   readonly #members = new Map<string, Member>();
   readonly #stability = new Map<AgentMap, Stability>();
+  /** Clocks of all that were heard of in this run minus our monotonic one, as of their last hellos. */
+  readonly #clockOffsetsMs = new Map<string, number>();
   readonly #horizonStepUs: number;
   #timer: Timer | null = null;
   #ticking: Promise<void> = Promise.resolve();
@@ -117,8 +117,8 @@ export class Members {
     this.#members.set(peerId, {
       lastSeenMs: nowMs,
       clockAheadMs: hello.wallMs - nowMs,
-      clockOffsetMs: hello.wallMs - this.#components.timers.nowMs(),
     });
+    this.#clockOffsetsMs.set(peerId, hello.wallMs - this.#components.timers.nowMs());
     const origin = this.#originOf(peerId);
     for (const [map, stability] of this.#stability) {
       const theirs = hello.maps.find((candidate) => isSame(map, candidate));
@@ -169,12 +169,13 @@ export class Members {
     );
   }
 
-  /** The latest time that a member's clock shows now; 0 if there is no other, null if none has been heard of in this run. */
+  /**
+   * The latest time that the clock of another node shows now, be it a member still or not: it may have our registers. 0 if
+   * there is no other, null if there is and none has been heard of in this run.
+   */
   newestWallUs(): number | null {
-    if (this.#members.size === 0) return 0;
-    const offsets = [...this.#members.values()].flatMap(({ clockOffsetMs }) => clockOffsetMs ?? []);
-    if (offsets.length === 0) return null;
-    return Math.floor((Math.max(...offsets) + this.#components.timers.nowMs()) * 1000);
+    if (this.#clockOffsetsMs.size === 0) return this.#members.size === 0 ? 0 : null;
+    return Math.floor((Math.max(...this.#clockOffsetsMs.values()) + this.#components.timers.nowMs()) * 1000);
   }
 
   /** What half of the members' clocks show, ours among them, or more: no single one can drag stamps into the future. */
@@ -193,7 +194,7 @@ export class Members {
       known.lastSeenMs = Math.max(known.lastSeenMs, lastSeenMs);
       return;
     }
-    this.#members.set(peerId, { lastSeenMs, clockAheadMs: null, clockOffsetMs: null });
+    this.#members.set(peerId, { lastSeenMs, clockAheadMs: null });
     this.#unsaved = true;
     const origin = this.#originOf(peerId);
     for (const stability of this.#stability.values()) stability.expect(origin);

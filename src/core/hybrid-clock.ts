@@ -50,7 +50,7 @@ export class HybridClock {
    * beyond it (they were held back, I14), and whoever calls this gives their registers new ones.
    */
   setBack(timeUs: number): void {
-    this.#last = stampAt(timeUs);
+    this.#last = stampAt(timeUs + 1); // of that microsecond itself, several may have been issued
     this.#newest = this.#last;
     this.#ahead.clear();
     this.#aheadEntries = 0;
