@@ -71,6 +71,9 @@ export class Journal {
   readonly #timer: Timer;
   /** Maps with batches behind their last APPLIED. */
   readonly #inDoubt = new Set<AgentMap>();
+  /** Records appended, and those of them that are written. */
+  #appended = 0;
+  #written = 0;
   /** Entries held back since the last tick. */
   readonly #newlyHeld = new Map<AgentMap, number[]>();
 
@@ -131,35 +134,42 @@ export class Journal {
   /** The map was bound to another kernel map, which has nothing of it yet. */
   rebound(map: AgentMap): void {
     const now = kernelMapOf(map, this.#components);
-    if (now !== null) this.#registers.append(RecordType.KERNEL, kernelRecord(map, now));
+    if (now !== null) this.#append(RecordType.KERNEL, kernelRecord(map, now));
     this.#inDoubt.add(map);
   }
 
   /** Keeps a batch. */
   append(map: AgentMap, frame: Uint8Array): void {
-    this.#registers.append(RecordType.BATCH, frame);
+    this.#append(RecordType.BATCH, frame);
     this.#inDoubt.add(map);
   }
 
   /** Keeps how far tombstones have been dropped. */
   horizon(map: AgentMap): void {
-    this.#registers.append(RecordType.HORIZON, timeRecord(map, map.core.replica.horizonUs));
+    this.#append(RecordType.HORIZON, timeRecord(map, map.core.replica.horizonUs));
   }
 
   /** Keeps that a register is no more. */
   drop(map: AgentMap, key: Uint8Array): void {
-    this.#registers.append(RecordType.DROP, Buffer.concat([map.core.replica.mapId, key]));
+    this.#append(RecordType.DROP, Buffer.concat([map.core.replica.mapId, key]));
     this.#inDoubt.add(map);
   }
 
   /** Keeps that the clock was set back to `timeUs`. The registers with new stamps are to be appended at once. */
   setBack(map: AgentMap, timeUs: number): void {
-    this.#registers.append(RecordType.SETBACK, timeRecord(map, timeUs));
+    this.#append(RecordType.SETBACK, timeRecord(map, timeUs));
   }
 
   /** Resolves when what was appended would survive a kill -9, or cannot be kept (see {@link problem}). */
   async written(): Promise<void> {
+    const upTo = this.#appended;
     await this.#registers.written();
+    this.#written = Math.max(this.#written, upTo);
+  }
+
+  /** Whether nothing that was appended waits to be {@link written}. */
+  get isWritten(): boolean {
+    return this.#written === this.#appended;
   }
 
   /** Replaces the log by the present state. */
@@ -179,6 +189,11 @@ export class Journal {
     await this.#registers.close();
   }
 
+  #append(type: number, payload: Uint8Array): void {
+    this.#registers.append(type, payload);
+    this.#appended++;
+  }
+
   #tick(): void {
     this.#noteHeld();
     this.#noteApplied();
@@ -194,7 +209,7 @@ export class Journal {
 
   #noteHeld(): void {
     for (const [map, entries] of this.#newlyHeld) {
-      for (const payload of heldRecords(map, entries)) this.#registers.append(RecordType.HELD, payload);
+      for (const payload of heldRecords(map, entries)) this.#append(RecordType.HELD, payload);
       entries.length = 0;
     }
   }
@@ -206,7 +221,7 @@ export class Journal {
       const { applyQueue, pending, removals } = map.core.replica;
       if (map.holdsApplies || map.nextSweep === 'initial') continue;
       if (applyQueue.size > 0 || pending.size > 0 || removals.size > 0) continue;
-      this.#registers.append(RecordType.APPLIED, map.core.replica.mapId);
+      this.#append(RecordType.APPLIED, map.core.replica.mapId);
       this.#inDoubt.delete(map);
     }
   }

@@ -25,6 +25,9 @@ const BACKLOG_BYTES_MAX = 2 * 1024 * 1024;
 /** Flushing goes on after this time even so: a peer that does not read must not hold up the others. Its queue is
  * bounded by the mesh, and what it misses it pulls. */
 const BACKLOG_WAIT_MS = 50;
+/** Under load more comes while the log is written. After so many writes what is newest is applied before it is logged:
+ * keys that are written all the time must not wait for ever. */
+const LOGGED_TRIES_MAX = 4;
 /** How often refused registers are looked at. */
 const RETRY_TICK_MS = 50;
 
@@ -149,6 +152,7 @@ export class Pump {
   async applied(map: AgentMap): Promise<void> {
     const turns = new Turns(this.#timers);
     while (map.core.replica.applyQueue.size > 0 && this.#isRunning) {
+      await this.#logged(map);
       map.core.applyStep();
       await turns.pause();
     }
@@ -225,9 +229,21 @@ export class Pump {
     while (more && this.#isRunning) {
       more = false;
       for (const map of this.#maps) {
-        if (!map.holdsApplies && map.core.applyStep()) more = true;
+        if (map.holdsApplies || !map.core.applier.hasWork()) continue;
+        await this.#logged(map);
+        if (this.#isRunning && !map.holdsApplies && map.core.applyStep()) more = true;
         await turns.pause();
       }
+    }
+  }
+
+  /**
+   * To be awaited before registers are applied: what the kernel map has and the log does not would be taken for a change
+   * of the map's programs after a kill -9, and spread as one.
+   */
+  async #logged({ journal }: AgentMap): Promise<void> {
+    for (let tries = 0; journal !== null && !journal.isWritten && tries < LOGGED_TRIES_MAX; tries++) {
+      await journal.written();
     }
   }
 }

@@ -93,6 +93,7 @@ export class SimHost {
         oracle.tookIn(this.name, map, key, wallUs);
       },
       nextValue: () => oracle.nextValue(),
+      onDeath: () => this.onDeath(),
     };
     if (options.dataDir !== null) {
       options.dataDir.onAppend = (type, payload) => {
@@ -195,6 +196,9 @@ export class SimHost {
 
   readonly #isHeldElsewhere = (key: string, fact: Fact): boolean =>
     this.isHeldBy.some((other) => other.holds(key, fact));
+
+  /** The agent is killed in the middle of something. */
+  onDeath: () => void = () => this.kill('kill');
 
   /** The other hosts. */
   isHeldBy: readonly SimHost[] = [];

@@ -56,6 +56,8 @@ export interface KernelFaults {
   /** Of an eviction to happen although the map is not full. */
   evict: number;
   ringBytes: number;
+  /** Of the agent to be killed right after an entry was applied. */
+  die: number;
 }
 
 export const NO_KERNEL_FAULTS: KernelFaults = {
@@ -66,6 +68,7 @@ export const NO_KERNEL_FAULTS: KernelFaults = {
   race: 0,
   evict: 0,
   ringBytes: 1 << 20,
+  die: 0,
 };
 
 /** What a test wants to know of what happens in the kernel. */
@@ -76,6 +79,8 @@ export interface KernelObserver {
   onDrained(map: string, key: number, monotonicUs: number): void;
   /** A value for a write that the kernel itself makes up ({@link KernelFaults.race}). */
   nextValue(): number;
+  /** The agent is to be killed: now, whatever it is doing. */
+  onDeath(): void;
 }
 
 export interface SimMap {
@@ -395,6 +400,10 @@ class SimMapPort implements MapPort {
       if (op !== 0) this.#kernel.hookOwn(this.#map, op, key, value, this.#process.localUs);
     }
     if (this.#random.chance(faults.race)) this.#race(key);
+    if (this.#random.chance(faults.die)) {
+      this.#world.count('killed in an apply');
+      this.#kernel.observer?.onDeath();
+    }
     return errno;
   }
 

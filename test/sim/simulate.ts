@@ -136,6 +136,7 @@ class Simulation {
         busy: on.has('busy') ? 0.1 : 0,
         race: on.has('races') ? 0.05 : 0,
         evict: 0.02,
+        die: on.has('kills') ? 0.002 : 0,
         ringBytes: on.has('smallRing') ? random.pick([300, 1500]) : NO_KERNEL_FAULTS.ringBytes,
       });
     }
@@ -171,6 +172,7 @@ class Simulation {
       );
     }
     if (on.has('kills')) this.#often(8e6, () => this.#down(host(), (it) => it.kill('kill')));
+    for (const each of this.#hosts) each.onDeath = () => this.#down(each, (it) => it.kill('kill'));
     if (on.has('powerLosses')) this.#often(12e6, () => this.#down(host(), (it) => it.kill('power')));
     if (on.has('stops')) this.#often(10e6, () => this.#down(host(), (it) => it.stop()));
     if (on.has('clockSteps')) this.#often(8e6, () => this.#stepClock(host()));

@@ -2,6 +2,7 @@
  * The code under test, broken on purpose: each of these the simulation has to notice, or it would not notice a real bug of
  * the kind either. What is broken is put in from outside; nothing of it is in the code that ships.
  */
+import { Journal } from '../../src/agent/journal.js';
 import { Digest } from '../../src/core/digest.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { isLruKind, type MapPort } from '../../src/core/map-port.js';
@@ -70,9 +71,19 @@ export const VARIANTS: readonly Variant[] = [
   },
   {
     name: 'the greatest stamp issued is forgotten in a restart',
-    seedsMax: 60,
+    seedsMax: 20,
     options: { forced: { kills: true, clockSteps: true, bursts: true, memoryOnly: false } },
     install: () => patch(HybridClock.prototype, 'skipTo', NOTHING),
+  },
+  {
+    name: 'registers are applied before they are logged',
+    seedsMax: 20,
+    options: { forced: { kills: true, memoryOnly: false } },
+    install: () => {
+      const original = Object.getOwnPropertyDescriptor(Journal.prototype, 'isWritten')!;
+      Object.defineProperty(Journal.prototype, 'isWritten', { ...original, get: () => true });
+      return () => Object.defineProperty(Journal.prototype, 'isWritten', original);
+    },
   },
   {
     name: 'the sweep takes an eviction for a delete',
