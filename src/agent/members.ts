@@ -178,11 +178,11 @@ export class Members {
     return Math.floor((Math.max(...this.#clockOffsetsMs.values()) + this.#components.timers.nowMs()) * 1000);
   }
 
-  /** What half of the members' clocks show, ours among them, or more: no single one can drag stamps into the future. */
+  /** What half of the clocks heard of show, ours among them, or more: no single one can drag stamps into the future. */
   #medianWallUs(): number {
-    const heard = [...this.#members.values()].flatMap(({ clockOffsetMs }) => clockOffsetMs ?? []);
     const nowMs = this.#components.timers.nowMs();
-    const clocksMs = [...heard.map((offsetMs) => offsetMs + nowMs), this.#components.clock.wallUs() / 1000];
+    const othersMs = [...this.#clockOffsetsMs.values()].map((offsetMs) => offsetMs + nowMs);
+    const clocksMs = [...othersMs, this.#components.clock.wallUs() / 1000];
     clocksMs.sort((a, b) => a - b);
     return (clocksMs[Math.floor(clocksMs.length / 2)] ?? 0) * 1000;
   }

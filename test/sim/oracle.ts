@@ -65,6 +65,15 @@ interface KeyFacts {
   noted: { readonly timeUs: number; readonly node: string } | null;
 }
 
+/** What a stamp was used for. */
+interface StampUse {
+  readonly use: string;
+  readonly node: string;
+  readonly timeUs: number;
+  /** Others may know. */
+  isPublished: boolean;
+}
+
 /** What programs did to a key on one host. */
 interface HostKey {
   sets: number;
@@ -85,10 +94,7 @@ export class Oracle {
   readonly #world: World;
   readonly #hosts = new Map<string, HostKey>();
   /** What each (origin, stamp) was used for. */
-  readonly #stamps = new Map<
-    string,
-    { readonly use: string; readonly node: string; readonly timeUs: number }
-  >();
+  readonly #stamps = new Map<string, StampUse>();
   readonly #signed = new Set<string>();
   /** Keys that programs ever wrote, by map. */
   readonly written = new Map<string, Set<number>>();
@@ -139,7 +145,8 @@ export class Oracle {
     how: 'logged' | 'published' | 'published and kept',
   ): void {
     const view = decodeBatch(frame, mapId, shape);
-    const batch = `${toHex(view.origin)}/${map}/${view.seq}`;
+    // Not by its number: that of a batch which was lost with its process, unheard of, is used again.
+    const batch = toHex(view.signature);
     const isNew = !this.#signed.has(batch);
     this.#signed.add(batch);
     for (let i = 0; i < view.itemCount; i++) {
@@ -167,7 +174,7 @@ export class Oracle {
     if (before !== undefined && before.use !== use) {
       this.#fail(`${node} used a stamp twice: ${describeFact(fact)} for ${before.use} and ${use}`);
     }
-    this.#stamps.set(stamp, { use, node, timeUs: stampTimeUs(hi, lo) });
+    this.#stamps.set(stamp, { use, node, timeUs: stampTimeUs(hi, lo), isPublished: false });
     this.#facts(key).made.add(describeFact(fact));
     this.#world.note(node, `signed ${describeFact(fact)}`, key);
     this.#checkCause(node, key, value);
@@ -175,7 +182,9 @@ export class Oracle {
 
   /** From now on nothing older may win, unless the register was given another stamp since it was signed. */
   #published(node: string, key: string, fact: Fact, isKept: boolean): void {
-    if (!this.#stamps.has(stampName(fact))) return;
+    const stamp = this.#stamps.get(stampName(fact));
+    if (stamp === undefined) return;
+    stamp.isPublished = true;
     const facts = this.#facts(key);
     if (facts.required === null || compareFacts(fact, facts.required) > 0)
       facts.required = { ...fact, node, isKept };
@@ -221,6 +230,10 @@ export class Oracle {
    * @param isHeld whether some node that runs has the key's register, or a newer one
    */
   died(node: string, losesAll: boolean, isHeld: (key: string, fact: Fact) => boolean): void {
+    // What was still on its way to the disk was never used.
+    for (const [stamp, use] of this.#stamps) {
+      if (use.node === node && !use.isPublished) this.#stamps.delete(stamp);
+    }
     for (const [key, facts] of this.keys) {
       const { required, noted } = facts;
       if (required !== null) {

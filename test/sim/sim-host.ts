@@ -14,7 +14,7 @@ import { EntryFlag } from '../../src/core/register-table.js';
 import type { Replica } from '../../src/core/replica.js';
 import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
 import type { SimDataDir } from './model-log.js';
-import type { Batched, Fact, Oracle } from './oracle.js';
+import { type Batched, compareFacts, type Fact, type Oracle } from './oracle.js';
 import type { SeededRandom } from './random.js';
 import { keyIn, type SimKernel, type SimMapSpec, valueIn } from './sim-kernel.js';
 import { SimMesh, type SimNetwork } from './sim-mesh.js';
@@ -185,13 +185,18 @@ export class SimHost {
     const found = new Map<number, Fact>();
     for (let entry = 0; entry < table.end; entry++) {
       if (!table.has(entry, EntryFlag.USED)) continue;
-      found.set(keyIn(table.key(entry), 0), {
-        ...replica.stamp(entry),
-        origin: replica.originKey(table.origin(entry)),
-        value: replica.isTombstone(entry) ? null : valueIn(table.value(entry), 0),
-      });
+      found.set(keyIn(table.key(entry), 0), this.#factOf(replica, entry));
     }
     return found;
+  }
+
+  #factOf(replica: Replica, entry: number): Fact {
+    const { table } = replica;
+    return {
+      ...replica.stamp(entry),
+      origin: replica.originKey(table.origin(entry)),
+      value: replica.isTombstone(entry) ? null : valueIn(table.value(entry), 0),
+    };
   }
 
   readonly #isHeldElsewhere = (key: string, fact: Fact): boolean =>
@@ -211,8 +216,7 @@ export class SimHost {
     const bytes = Uint8Array.of(Number(number), Number(number) >>> 8, Number(number) >>> 16, 0);
     const entry = replica.table.find(bytes, 0);
     if (entry < 0) return false;
-    const { hi, lo } = replica.stamp(entry);
-    return hi > fact.hi || (hi === fact.hi && lo >= fact.lo);
+    return compareFacts(this.#factOf(replica, entry), fact) >= 0;
   }
 
   #end(how: string): Life | null {
