@@ -81,7 +81,7 @@ export class AgentMap {
   /** Merges a batch of the mesh, and keeps it if it brought something. @throws as {@link ReplicatedMap.receive} */
   receive(frame: Uint8Array, skipsKnown = false): Received {
     const received = this.core.receive(frame, skipsKnown);
-    if (received.won > 0) this.journal?.append(this, frame);
+    if (received.won > 0) this.journal?.append(this, received.frame);
     return received;
   }
 

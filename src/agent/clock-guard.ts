@@ -37,7 +37,9 @@ export interface ClockGuardComponents {
 export class ClockGuard {
   readonly #components: ClockGuardComponents;
   readonly #skewUsMax: number;
-  readonly #timers = new Set<Timer>();
+  #tick: Timer | null = null;
+  /** Batches that wait for their time. */
+  readonly #publishing = new Set<Timer>();
 
   /** @param skewUsMax what the others take at most; the same everywhere, hopefully. */
   constructor(components: ClockGuardComponents, skewUsMax: number) {
@@ -46,11 +48,12 @@ export class ClockGuard {
   }
 
   start(): void {
-    this.#timers.add(this.#components.timers.every(TICK_MS, () => this.check()));
+    this.#tick = this.#components.timers.every(TICK_MS, () => this.check());
   }
 
   stop(): void {
-    for (const timer of this.#timers) timer.cancel();
+    this.#tick?.cancel();
+    this.#forgetWaiting();
   }
 
   /** Stamps anew what is stamped in the future, if anything is. */
@@ -62,6 +65,8 @@ export class ClockGuard {
     const limitUs = Math.max(wallUs, othersUs + HELLO_US_MAX) + this.#skewUsMax;
     const aheadUs = stampTimeUs(hlc.mark.hi, hlc.mark.lo) - limitUs;
     if (aheadUs <= MARGIN_US) return;
+    // Set back twice in a row: what was stamped anew a moment ago is void, too.
+    this.#forgetWaiting();
     hlc.setBack(limitUs);
     for (const map of maps) journal?.setBack(map, limitUs);
     for (const map of maps) {
@@ -83,9 +88,15 @@ export class ClockGuard {
   #publishLater(map: AgentMap, frames: readonly Uint8Array[], afterUs: number): void {
     if (frames.length === 0) return;
     const timer = this.#components.timers.after(afterUs / 1000, async () => {
-      this.#timers.delete(timer);
+      this.#publishing.delete(timer);
       for (const frame of frames) await this.#components.publish(map, frame);
     });
-    this.#timers.add(timer);
+    this.#publishing.add(timer);
+  }
+
+  /** The others find out by a reconcile what was in them and still counts. */
+  #forgetWaiting(): void {
+    for (const timer of this.#publishing) timer.cancel();
+    this.#publishing.clear();
   }
 }

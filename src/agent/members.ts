@@ -224,6 +224,7 @@ export class Members {
 
   async #dropTombstones(map: AgentMap, stability: Stability): Promise<void> {
     const { replica } = map.core;
+    this.#noteHorizon(map);
     if (map.state !== 'live' || replica.tombstones === 0) return;
     const { tombstonesMax, tombstoneMsMin } = this.#options;
     const tooMany = replica.tombstones > tombstonesMax;
@@ -238,7 +239,7 @@ export class Members {
     if (horizonUs > replica.horizonUs) replica.raiseHorizon(horizonUs);
     const purgedUs = replica.horizonUs;
     // Before anything is dropped: whoever restarts from the log must not take back what the others have dropped.
-    this.#components.journal?.horizon(map);
+    this.#noteHorizon(map);
     let dropped = 0;
     for (let entry = 0; entry < replica.table.end; entry += PURGE_ENTRIES) {
       dropped += replica.purge(entry, PURGE_ENTRIES);
@@ -248,6 +249,16 @@ export class Members {
     if (dropped > 0) this.#components.log.debug({ map: map.name, dropped }, 'tombstones dropped');
   }
 
+  /** A reconcile may have raised it, too. */
+  #noteHorizon(map: AgentMap): void {
+    const { horizonUs } = map.core.replica;
+    if (horizonUs === (this.#noted.get(map) ?? 0)) return;
+    this.#components.journal?.horizon(map);
+    this.#noted.set(map, horizonUs);
+  }
+
+  /** Horizons that the log has. */
+  readonly #noted = new Map<AgentMap, number>();
   /** Horizon up to which each map's tombstones have been dropped. */
   readonly #purged = new Map<AgentMap, number>();
 

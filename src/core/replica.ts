@@ -72,6 +72,8 @@ export interface Received {
   readonly won: number;
   readonly stale: number;
   readonly heldBack: number;
+  /** The batch without what was held back or had been deleted: what is to be kept, if any won. */
+  readonly frame: Uint8Array;
 }
 
 export class Replica {
@@ -262,7 +264,7 @@ export class Replica {
     const view = decodeBatch(frame, this.mapId, this.shape);
     const { hash, verify } = this.#components;
     if (skipsKnown && this.#bringsNothing(frame, view)) {
-      return { origin: -1, seq: view.seq, won: 0, stale: view.itemCount, heldBack: 0 };
+      return { origin: -1, seq: view.seq, won: 0, stale: view.itemCount, heldBack: 0, frame };
     }
     const cover = coverOf(view, hash);
     const root = rootOf(cover, view.leafCount, hash);
@@ -481,6 +483,8 @@ export class Replica {
     let won = 0;
     let stale = 0;
     let heldBack = 0;
+    let refused = 0;
+    const kept: number[] = [];
     for (let i = 0; i < view.itemCount; i++) {
       const tag = itemTag(view, i);
       if (tag >= ItemTag.SUBTREE) continue;
@@ -498,6 +502,7 @@ export class Replica {
       const found = this.table.find(frame, keyAt);
       if (found < 0 && timeUs <= this.#horizonUs && !this.#isRestoring) {
         stale++;
+        refused++;
         continue;
       }
       if (found >= 0 && this.#compare(found, hi, lo, origin, value, valueAt) >= 0) {
@@ -517,11 +522,13 @@ export class Replica {
       this.applyQueue.push(entry);
       this.onChange?.(entry, 'remote');
       if (origin === ORIGIN_SELF) this.#components.hlc.skipTo({ hi, lo });
+      kept.push(entry);
       won++;
     }
     this.provenance.settle(slot);
     if (origin === ORIGIN_SELF && view.seq > this.#seq) this.#seq = view.seq;
-    return { origin, seq: view.seq, won, stale, heldBack };
+    const isPartly = won > 0 && heldBack + refused > 0;
+    return { origin, seq: view.seq, won, stale, heldBack, frame: isPartly ? this.relay(slot, kept) : frame };
   }
 
   /** Any of the states that the log gives an entry one after the other may be the one that was applied last. */

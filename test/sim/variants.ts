@@ -71,7 +71,7 @@ export const VARIANTS: readonly Variant[] = [
   },
   {
     name: 'the greatest stamp issued is forgotten in a restart',
-    seedsMax: 20,
+    seedsMax: 150,
     options: { forced: { kills: true, clockSteps: true, bursts: true, memoryOnly: false } },
     install: () => patch(HybridClock.prototype, 'skipTo', NOTHING),
   },
