@@ -388,8 +388,8 @@ class Libp2pMesh implements Mesh {
     this.#book.lost(peerId, nowMs);
     this.#bootstrap.lost(peerId, nowMs);
     if (this.#phase === 'started') this.#log.info({ peerId, outcome }, 'peer is gone');
-    if (!link.up) return;
     link.up = false;
+    // Also one that never came up: its hello was taken in.
     this.#agent.peerDown(peerId);
   }
 

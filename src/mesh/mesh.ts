@@ -68,6 +68,7 @@ export interface MeshHandlers {
   onDistantHello(peerId: string, app: unknown): void;
   /** A peer is connected, greeted, and subscribed to the control topic: it can be talked to. */
   onPeerUp(peerId: string): void;
+  /** A peer whose hello was taken in is gone, whether it was up or not. */
   onPeerDown(peerId: string): void;
   /** The peer subscribed to one of our topics: from now on what we publish there reaches it. */
   onPeerSubscribed(peerId: string, topic: string): void;

@@ -8,7 +8,10 @@ const MEMORY = { m: 'memory:4:4:1000' };
 
 describe('readiness', { concurrency: false }, () => {
   const agents: TestAgent[] = [];
-  after(() => Promise.all(agents.map((agent) => agent.end())));
+  after(async () => {
+    for (const agent of agents) agent.process.kill('SIGCONT');
+    await Promise.all(agents.map((agent) => agent.end()));
+  });
   const start = async (extra: string[], bootstrap: string[] = [], port = '0') => {
     const agent = await TestAgent.start({
       maps: MEMORY,

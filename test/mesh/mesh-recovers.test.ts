@@ -48,6 +48,8 @@ describe('peers that say too little', { concurrency: 3 }, () => {
       /without joining the control topic/,
     );
     assert.deepEqual(a.up, []);
+    // Its hello was taken in: the agent must hear that it is gone.
+    await until(() => a.down.length === 1, 'reported gone');
   });
 
   test('a connection that never greets is dropped, and gossip or streams before the greeting lead nowhere', async () => {
