@@ -4,7 +4,7 @@
  *
  * ```
  * asking node                                        answering node
- *   PROBE digest ────────────────────────────────────► equal: END
+ *   PROBE digest ────────────────────────────────────► equal: END, answered by END
  *     ◄──────────────────────────────── STATE sums of 256 groups
  *   SINCE the batches that are here ─────────────────► BUNDLE later ones, VECTOR           if many groups differ
  *   BUNDLE what is later than that vector, PROBE ────► END or STATE
@@ -204,9 +204,13 @@ export class Asker extends Side {
       yield* this.merge(frame);
     } else if (type === FrameType.VECTOR && this.#state === 'catching up') yield* this.#onVector(frame);
     else if (type === FrameType.END && (this.#state === 'probed' || this.#state === 'ending')) {
-      this.outcome = 'done';
       const vector = this.checked(decodeVector(frame, FrameType.END));
-      if (!this.#options.compareOnly) this.adopt(vector);
+      if (!this.#options.compareOnly) {
+        this.adopt(vector);
+        // Equal from the start: the other side is yet to hear what is here.
+        if (this.#state === 'probed') yield this.endFrame();
+      }
+      this.outcome = 'done';
     } else throw wire(`frame type ${type} while ${this.#state}`, 'one that answers');
   }
 
@@ -333,6 +337,8 @@ export class Answerer extends Side {
   /** One at the start, one after the whole batches. */
   #probesLeft = 2;
   #compareOnly = false;
+  /** The digests were the same: our END has been said already. */
+  #isEqual = false;
   #index: BucketIndex | null = null;
 
   /** Both sides have everything now. */
@@ -354,7 +360,7 @@ export class Answerer extends Side {
     else if (type === FrameType.BUNDLE && !this.#compareOnly) yield* this.merge(frame);
     else if (type === FrameType.END) {
       if (!this.#compareOnly) this.adopt(this.checked(decodeVector(frame, FrameType.END)));
-      yield this.endFrame();
+      if (!this.#isEqual) yield this.endFrame();
       this.outcome = 'done';
     } else throw wire(`frame type ${type}`, 'one that asks');
   }
@@ -367,8 +373,8 @@ export class Answerer extends Side {
     const outline = this.begin();
     const { a, b } = this.replica.digest.total;
     if (a === probe.digestA && b === probe.digestB) {
-      this.outcome = 'done';
-      if (!probe.compareOnly) this.replica.raiseHorizon(probe.horizonUs);
+      if (probe.compareOnly) this.outcome = 'done';
+      this.#isEqual = true;
       return this.endFrame();
     }
     return encodeState(outline, this.replica.digest.groupSums);

@@ -120,8 +120,20 @@ describe('reconcile', () => {
     for (let i = 0; i < 2000; i++) a.map.put(key(i), value(1));
     for (const frame of flush(a)) b.map.receive(frame);
     const { bytes, frames } = talk(a, b);
-    assert.equal(frames.length, 2);
-    assert.ok(bytes < 200, `${bytes}`);
+    assert.equal(frames.length, 3);
+    assert.ok(bytes < 300, `${bytes}`);
+  });
+
+  it('tells both sides what is complete, also when both are equal', () => {
+    const [a, b] = [node(), node()];
+    for (const n of [a, b]) {
+      n.map.put(key(n === a ? 1 : 2), value(1));
+      for (const frame of flush(n)) (n === a ? b : a).map.receive(frame);
+    }
+    assert.equal(digest(a), digest(b));
+    talk(a, b);
+    assert.equal(b.map.replica.batches.complete(b.origins.intern(a.publicKey)), a.map.replica.seq);
+    assert.equal(a.map.replica.batches.complete(a.origins.intern(b.publicKey)), b.map.replica.seq);
   });
 
   it('costs in proportion to the differences, not to the map', () => {
