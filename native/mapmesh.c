@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -195,6 +196,44 @@ int mm_map_create(uint32_t type, const char *name, uint32_t key_bytes, uint32_t 
 	LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
 
 	return or_errno(bpf_map_create(type, name, key_bytes, value_bytes, max_entries, &options));
+}
+
+int mm_map_types(int fd, struct mm_map_types *out, void *btf, uint32_t btf_bytes)
+{
+	struct bpf_map_info map = {};
+	struct bpf_btf_info info = { .btf = (__u64)(uintptr_t)btf, .btf_size = btf_bytes };
+	uint32_t map_bytes = sizeof(map), info_bytes = sizeof(info);
+	int btf_fd, error;
+
+	if (bpf_obj_get_info_by_fd(fd, &map, &map_bytes))
+		return -errno;
+	if (map.btf_id == 0 || map.btf_key_type_id == 0)
+		return -ENOENT;
+	btf_fd = bpf_btf_get_fd_by_id(map.btf_id);
+	if (btf_fd < 0)
+		return -errno;
+	error = bpf_obj_get_info_by_fd(btf_fd, &info, &info_bytes) ? -errno : 0;
+	close(btf_fd);
+	/* The kernel copies as much as fits and says so. */
+	if (error && error != -ENOSPC)
+		return error;
+	*out = (struct mm_map_types){ info.btf_size, map.btf_key_type_id, map.btf_value_type_id };
+	return 0;
+}
+
+int mm_map_create_typed(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries,
+			uint32_t flags, const void *btf, const struct mm_map_types *types)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags, .btf_key_type_id = types->key_type,
+		    .btf_value_type_id = types->value_type);
+	int fd, btf_fd = bpf_btf_load(btf, types->btf_bytes, NULL);
+
+	if (btf_fd < 0)
+		return -errno;
+	options.btf_fd = btf_fd;
+	fd = or_errno(bpf_map_create(type, name, key_bytes, value_bytes, max_entries, &options));
+	close(btf_fd);
+	return fd;
 }
 
 int mm_map_freeze(int fd)

@@ -49,8 +49,22 @@ int mm_map_open_id(uint32_t id);
 int mm_map_next_id(uint32_t id, uint32_t *next);
 /* -EINVAL if the fd is not that of a map. */
 int mm_map_info(int fd, struct mm_map_info *out);
+/* What types a map's keys and values are declared with. */
+struct mm_map_types {
+	uint32_t btf_bytes;
+	uint32_t key_type; /* ids in that BTF */
+	uint32_t value_type;
+};
+/*
+ * Copies the map's BTF if it fits into `btf_bytes`; out->btf_bytes says how large it is in any case. -ENOENT if the map
+ * was made without any.
+ */
+int mm_map_types(int fd, struct mm_map_types *out, void *btf, uint32_t btf_bytes);
 int mm_map_create(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries,
 		  uint32_t flags);
+/* The same with types. */
+int mm_map_create_typed(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries,
+			uint32_t flags, const void *btf, const struct mm_map_types *types);
 int mm_map_freeze(int fd);
 int mm_pin(int fd, const char *path);
 int mm_close(int fd);

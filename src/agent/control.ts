@@ -11,7 +11,9 @@ import {
   type SweepReport,
   type WriteReport,
 } from '../api/control.js';
+import { parseBtf } from '../core/btf.js';
 import { MapmeshError } from '../core/errors.js';
+import { type EntryLayout, entryLayout } from '../core/layout.js';
 import { EntryFlag } from '../core/register-table.js';
 import { formatStamp, stampAt } from '../core/stamp.js';
 import { describeErrno } from '../kernel/errno.js';
@@ -67,6 +69,21 @@ export class Control implements AgentControl {
     const map = this.#map(name);
     const entry = map.core.find(key);
     return entry < 0 ? undefined : this.#register(map, entry);
+  }
+
+  layout(name: string): EntryLayout | null {
+    const map = this.#map(name);
+    const { port } = map.core;
+    try {
+      const types = port.types?.() ?? null;
+      return types === null
+        ? null
+        : entryLayout(parseBtf(types.btf), types.keyTypeId, types.valueTypeId, port.info);
+    } catch (error) {
+      // Types that this version does not know are no reason not to show the bytes.
+      if (!(error instanceof MapmeshError) || error.code !== 'ERR_WIRE') throw error;
+      return null;
+    }
   }
 
   *dump(name: string, options: { readonly tombstones: boolean }): Iterable<readonly RegisterReport[]> {

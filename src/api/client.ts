@@ -8,6 +8,7 @@
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { MapmeshError } from '../core/errors.js';
+import type { EntryLayout } from '../core/layout.js';
 import type { ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
 import { errorFromBody } from './http-error.js';
 import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
@@ -48,6 +49,11 @@ export class ApiClient {
     const body = await jsonOf(response);
     if ((body as Partial<typeof NO_ENTRY> | undefined)?.entry === null) return undefined;
     throw errorFromBody(body, this.#strange(response));
+  }
+
+  /** @returns null if the map does not say what its fields are. */
+  async layout(name: string): Promise<EntryLayout | null> {
+    return (await this.#json<{ layout: EntryLayout | null }>('GET', `${mapPath(name)}/layout`)).layout;
   }
 
   put(name: string, key: string, value: string): Promise<WriteReport> {

@@ -9,6 +9,7 @@
  * ERR_NO_SUCH_MAP, a key or value of the wrong length ERR_KEY_SIZE, both thrown before anything is changed.
  */
 import type { CaptureTier } from '../core/capture-port.js';
+import type { EntryLayout } from '../core/layout.js';
 import type { MapKind } from '../core/map-port.js';
 
 /** A peer that is connected now. */
@@ -181,6 +182,9 @@ export interface AgentControl {
 
   /** @returns the register of a key, a tombstone included; undefined when there is none. */
   get(name: string, key: Uint8Array): RegisterReport | undefined;
+
+  /** What the fields of keys and values are; null if the kernel map was made without types. */
+  layout(name: string): EntryLayout | null;
 
   /**
    * Walks a replica in chunks of at most {@link DUMP_CHUNK_ENTRIES}. The map may change between two chunks: an entry

@@ -6,6 +6,7 @@
  * GET    /readyz[?waitMs=N]              200 once ready, else 503 with the reasons
  * GET    /metrics                        Prometheus text
  * GET    /v1/status  /v1/maps  /v1/peers
+ * GET    /v1/maps/NAME/layout            the fields of keys and values (core/layout.ts); null if they are not known
  * GET    /v1/maps/NAME/entries[?tombstones=true]     all entries, a line of JSON each
  * GET    /v1/maps/NAME/entries/KEY       one register (value null: deleted); 404 when there is none
  * PUT    /v1/maps/NAME/entries/KEY       {"value": "HEX"}, or the raw bytes as application/octet-stream
@@ -93,6 +94,9 @@ function addEntryRoutes(app: FastifyInstance, control: AgentControl): void {
     reply.code(404);
     return { ...errorBody(noEntry(name, key)), ...NO_ENTRY };
   });
+  app.get<MapParams>('/v1/maps/:name/layout', async ({ params: { name } }) => ({
+    layout: control.layout(name),
+  }));
   app.put<EntryParams>(path, async ({ params: { name, key }, body }) => {
     return control.put(name, fromHex(key, 'key'), valueBytesOf(body));
   });

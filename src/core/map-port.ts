@@ -77,7 +77,18 @@ export interface MapPort {
   /** Starts a dump of the whole map. */
   dump(): MapDump;
 
+  /** What the entries mean; null if the map does not say. */
+  types?(): MapTypes | null;
+
   close(): void;
+}
+
+/** The types that a map was declared with: see core/btf.ts. */
+export interface MapTypes {
+  /** No more of the BTF than the two types need. */
+  readonly btf: Uint8Array;
+  readonly keyTypeId: number;
+  readonly valueTypeId: number;
 }
 
 /** Kinds in which every key always exists, so that a delete has no meaning. */

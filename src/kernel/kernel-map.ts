@@ -1,8 +1,9 @@
 /**
  * A kernel map, over bpf(2): the {@link MapPort} that the agent applies to and sweeps.
  */
+import { parseBtf, trimBtf } from '../core/btf.js';
 import { invariant, MapmeshError } from '../core/errors.js';
-import type { MapDump, MapInfo, MapPort, WriteWindow } from '../core/map-port.js';
+import type { MapDump, MapInfo, MapPort, MapTypes, WriteWindow } from '../core/map-port.js';
 import { EAGAIN, ENOENT, ENOSPC, errnoHint, errnoName, kernelError } from './errno.js';
 import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from './limits.js';
 import { kernelMapType } from './map-kinds.js';
@@ -43,6 +44,20 @@ export function readMapInfo(native: Native, fd: number): RawMapInfo {
     frozen: word(6) !== 0,
     name: name.slice(0, name.includes('\0') ? name.indexOf('\0') : 16),
   };
+}
+
+function readMapTypes(native: Native, fd: number): MapTypes | null {
+  const ids = new Uint32Array(3);
+  const check = (result: number): void => {
+    if (result < 0) throw kernelError(`Cannot read the types of map "fd ${fd}"`, -result);
+  };
+  const first = native.mapTypes(fd, ids, null, 0);
+  if (first === -ENOENT) return null;
+  check(first);
+  const whole = new Uint8Array(ids[0]!);
+  check(native.mapTypes(fd, ids, whole, whole.length));
+  const { bytes, roots } = trimBtf(parseBtf(whole), [ids[1]!, ids[2]!]);
+  return { btf: bytes, keyTypeId: roots[0]!, valueTypeId: roots[1]! };
 }
 
 /**
@@ -168,6 +183,12 @@ export class KernelMap implements MapPort {
         maxEntries,
       );
     }, this);
+  }
+
+  /** @throws MapmeshError ERR_KERNEL, ERR_WIRE if this version does not know what the kernel says */
+  types(): MapTypes | null {
+    invariant(this.#fd >= 0, 'the map is open');
+    return readMapTypes(this.#native, this.#fd);
   }
 
   close(): void {

@@ -50,6 +50,19 @@ export interface Native {
     maxEntries: number,
     flags: number,
   ): number;
+  /** @param out btfBytes, keyTypeId, valueTypeId. @param btf null or shorter than needed: only `out` is filled. */
+  mapTypes(fd: number, out: Uint32Array, btf: Uint8Array | null, btfBytes: number): number;
+  /** @param types as {@link mapTypes} gives them. */
+  mapCreateTyped(
+    type: number,
+    name: string,
+    keyBytes: number,
+    valueBytes: number,
+    maxEntries: number,
+    flags: number,
+    btf: Uint8Array,
+    types: Uint32Array,
+  ): number;
   mapFreeze(fd: number): number;
   pin(fd: number, path: string): number;
   close(fd: number): number;
@@ -150,6 +163,10 @@ function open(path: string): Native {
     mapInfo: library.func('int mm_map_info(int fd, void *out)'),
     mapCreate: library.func(
       'int mm_map_create(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries, uint32_t flags)',
+    ),
+    mapTypes: library.func('int mm_map_types(int fd, void *out, void *btf, uint32_t btf_bytes)'),
+    mapCreateTyped: library.func(
+      'int mm_map_create_typed(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries, uint32_t flags, void *btf, void *types)',
     ),
     mapFreeze: library.func('int mm_map_freeze(int fd)'),
     pin: library.func('int mm_pin(int fd, const char *path)'),

@@ -13,6 +13,7 @@ import type {
 import { DUMP_CHUNK_ENTRIES } from '../../src/api/control.js';
 import { fromHex, toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import type { EntryLayout } from '../../src/core/layout.js';
 
 export const PEER_ID = '12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA';
 export const OTHER_PEER_ID = '12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo';
@@ -78,6 +79,7 @@ export function sampleMap(changes: Partial<MapReport> = {}): MapReport {
 export class FakeControl implements AgentControl {
   report: StatusReport = sampleStatus();
   readonly registers = new Map<string, RegisterReport>();
+  entryLayout: EntryLayout | null = null;
   /** What `put` and `del` answer beside the stamp. */
   refusal: string | null = null;
   /** Chunks of dumps built so far, and dumps ended. */
@@ -97,6 +99,11 @@ export class FakeControl implements AgentControl {
   get(name: string, key: Uint8Array): RegisterReport | undefined {
     this.#check(name, key);
     return this.registers.get(toHex(key));
+  }
+
+  layout(name: string): EntryLayout | null {
+    this.get(name, new Uint8Array(4));
+    return this.entryLayout;
   }
 
   *dump(name: string, { tombstones }: { tombstones: boolean }): Generator<readonly RegisterReport[]> {

@@ -3,21 +3,24 @@ import type { Command } from 'commander';
 import type { WriteReport } from '../../api/control.js';
 import type { RegisterJson } from '../../api/wire-format.js';
 import { MapmeshError } from '../../core/errors.js';
-import { type ClientFlags, clientOf, hexArgument, withClientFlags } from '../common.js';
+import { formatTyped } from '../../core/typed-value.js';
+import { type ClientFlags, clientOf, withClientFlags } from '../common.js';
 import { formatValue } from '../format.js';
 import { note, print, printJson, printLine } from '../output.js';
+import { bytesArgument, type Fields, fieldsOf, formatFields, isTyped } from '../typed.js';
 
-const KEY_HELP = 'hex, for example 0a000001, 0x0a000001 or 0a:00:00:01';
+const KEY_HELP =
+  'hex (0a000001, 0x0a000001, 0a:00:00:01), or its fields if the map has types ("{saddr: 10.0.0.1}", =42)';
 
 export function addEntryCommands(program: Command): void {
   withClientFlags(program.command('get'))
-    .description('print the value of a key; exit 1 when there is none')
+    .description('print the value of a key, by its fields if the key is given so; exit 1 when there is none')
     .argument('<NAME>', 'replicated map')
     .argument('<KEY>', KEY_HELP)
     .action(get);
   withClientFlags(program.command('dump'))
     .description(
-      'print all entries, KEY VALUE in hex; with --json a line of JSON each, with stamp and origin',
+      'print all entries, KEY VALUE in hex and by their fields; with --json a line of JSON each, with stamp and origin',
     )
     .argument('<NAME>', 'replicated map')
     .argument('[KEY]', 'only this one')
@@ -27,7 +30,7 @@ export function addEntryCommands(program: Command): void {
     .description('write an entry, as good as a local write into the kernel map')
     .argument('<NAME>', 'replicated map')
     .argument('<KEY>', KEY_HELP)
-    .argument('<VALUE>', 'hex, as long as the values of the map')
+    .argument('<VALUE>', 'hex, as long as the values of the map, or its fields')
     .action(put);
   withClientFlags(program.command('del'))
     .description('delete an entry')
@@ -37,11 +40,16 @@ export function addEntryCommands(program: Command): void {
 }
 
 async function get(name: string, keyText: string, flags: ClientFlags): Promise<void> {
-  const key = hexArgument(keyText, 'key');
-  const register = await clientOf(flags).get(name, key);
-  if (register !== undefined && flags.json) await printJson(register);
+  const client = clientOf(flags);
+  const key = await bytesArgument(client, name, 'key', keyText);
+  const register = await client.get(name, key);
+  const wantsFields = flags.json || isTyped(keyText);
+  const fields =
+    register !== undefined && wantsFields ? fieldsOf(await client.layout(name), register) : undefined;
+  if (register !== undefined && flags.json) await printJson({ ...register, fields });
   if (typeof register?.value !== 'string') throw noEntry(name, key, register);
-  if (!flags.json) await printLine(register.value);
+  if (flags.json) return;
+  await printLine(fields?.value == null ? register.value : formatTyped(fields.value));
 }
 
 function noEntry(name: string, key: string, register: RegisterJson | undefined): MapmeshError {
@@ -58,32 +66,39 @@ async function dump(
   flags: ClientFlags & { tombstones?: boolean },
 ): Promise<void> {
   const client = clientOf(flags);
-  const show = (line: string) => (flags.json ? line : dumpLine(JSON.parse(line) as RegisterJson));
+  const layout = await client.layout(name);
+  const show = (line: string) => (flags.json && layout === null ? line : shown(JSON.parse(line)));
+  const shown = (register: RegisterJson) => {
+    const fields = fieldsOf(layout, register);
+    return flags.json ? JSON.stringify({ ...register, fields }) : dumpLine(register, fields);
+  };
   if (keyText === undefined) {
     for await (const lines of client.dump(name, { tombstones: flags.tombstones === true })) {
       await print(`${lines.map(show).join('\n')}\n`);
     }
     return;
   }
-  const register = await client.get(name, hexArgument(keyText, 'key'));
+  const register = await client.get(name, await bytesArgument(client, name, 'key', keyText));
   const isShown = register !== undefined && (register.value !== null || flags.tombstones === true);
   if (isShown) await printLine(show(JSON.stringify(register)));
 }
 
-function dumpLine({ key, value }: RegisterJson): string {
-  return `${key} ${value ?? 'deleted'}`;
+function dumpLine({ key, value }: RegisterJson, fields: Fields | undefined): string {
+  return `${key} ${value ?? 'deleted'}${formatFields(fields)}`;
 }
 
 async function put(name: string, keyText: string, valueText: string, flags: ClientFlags): Promise<void> {
-  const key = hexArgument(keyText, 'key');
-  const value = hexArgument(valueText, 'value');
-  const report = await clientOf(flags).put(name, key, value);
+  const client = clientOf(flags);
+  const key = await bytesArgument(client, name, 'key', keyText);
+  const value = await bytesArgument(client, name, 'value', valueText);
+  const report = await client.put(name, key, value);
   await reportWrite(`${name} ${key} = ${formatValue(value)}`, report, flags);
 }
 
 async function del(name: string, keyText: string, flags: ClientFlags): Promise<void> {
-  const key = hexArgument(keyText, 'key');
-  await reportWrite(`${name} ${key} deleted`, await clientOf(flags).del(name, key), flags);
+  const client = clientOf(flags);
+  const key = await bytesArgument(client, name, 'key', keyText);
+  await reportWrite(`${name} ${key} deleted`, await client.del(name, key), flags);
 }
 
 /** A write that the kernel map here refused fails the command, though it is spread: this host does not act on it. */

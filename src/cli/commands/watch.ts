@@ -2,26 +2,33 @@
 import type { Command } from 'commander';
 import type { ChangeJson, WatchEnd } from '../../api/wire-format.js';
 import { MapmeshError } from '../../core/errors.js';
-import { type ClientFlags, clientOf, hexArgument, withClientFlags } from '../common.js';
+import { type ClientFlags, clientOf, withClientFlags } from '../common.js';
 import { formatValue, plural, shortPeerId } from '../format.js';
 import { note, print } from '../output.js';
+import { bytesArgument, fieldsOf, formatFields } from '../typed.js';
 
 export function addWatchCommand(program: Command): void {
   withClientFlags(program.command('watch'))
     .description('print changes as they happen, with stamp and origin; with --json a line of JSON each')
     .argument('<NAME>', 'replicated map')
-    .argument('[KEY]', 'only changes of this key (hex)')
+    .argument('[KEY]', 'only changes of this key (hex, or its fields)')
     .action(watch);
 }
 
 async function watch(name: string, keyText: string | undefined, flags: ClientFlags): Promise<void> {
-  const key = keyText === undefined ? undefined : hexArgument(keyText, 'key');
+  const client = clientOf(flags);
+  const key = keyText === undefined ? undefined : await bytesArgument(client, name, 'key', keyText);
+  const layout = await client.layout(name);
   const opened = () => note(`watching ${name}`);
-  for await (const lines of clientOf(flags).watch(name, key, opened)) {
+  for await (const lines of client.watch(name, key, opened)) {
     const last = lines.at(-1)!;
     const end = endOf(last);
     const changes = end === undefined ? lines : lines.slice(0, -1);
-    const show = (line: string) => (flags.json ? line : changeLine(JSON.parse(line) as ChangeJson));
+    const show = (line: string) => (flags.json && layout === null ? line : shown(JSON.parse(line)));
+    const shown = (change: ChangeJson) => {
+      const fields = fieldsOf(layout, change);
+      return flags.json ? JSON.stringify({ ...change, fields }) : changeLine(change) + formatFields(fields);
+    };
     if (changes.length > 0) await print(`${changes.map(show).join('\n')}\n`);
     if (end !== undefined) throw ended(name, end);
   }

@@ -1,0 +1,80 @@
+/**
+ * Keys and values by their fields, for maps whose types are known: how they are shown beside the hex, and how they can
+ * be given instead of it: `{saddr: 10.0.0.1, dport: 443}`, or `=42` where the type is a single number.
+ */
+import { isIP } from 'node:net';
+import { parse } from 'yaml';
+import type { ApiClient } from '../api/client.js';
+import type { RegisterJson } from '../api/wire-format.js';
+import { fromHex, toHex } from '../core/bytes.js';
+import { MapmeshError } from '../core/errors.js';
+import type { EntryLayout, Layout } from '../core/layout.js';
+import { decodeTyped, encodeTyped, formatTyped, type Typed } from '../core/typed-value.js';
+import { hexArgument } from './common.js';
+
+/** What the hex of a register means. */
+export interface Fields {
+  readonly key: Typed;
+  /** null for a tombstone. */
+  readonly value: Typed | null;
+}
+
+/** @returns undefined if the map says nothing of its types, or they cannot be those of these bytes. */
+export function fieldsOf(
+  layout: EntryLayout | null,
+  { key, value }: Pick<RegisterJson, 'key' | 'value'>,
+): Fields | undefined {
+  if (layout === null) return undefined;
+  const decode = (part: Layout, hex: string) => decodeTyped(part, fromHex(hex, 'register'));
+  if (key.length !== layout.key.bytes * 2) return undefined;
+  if (value !== null && value.length !== layout.value.bytes * 2) return undefined;
+  return { key: decode(layout.key, key), value: value === null ? null : decode(layout.value, value) };
+}
+
+/** `  {saddr: 10.0.0.1} {packets: 12}`, to go after the hex; empty if nothing is known. */
+export function formatFields(fields: Fields | undefined): string {
+  if (fields === undefined) return '';
+  const value = fields.value === null ? '' : ` ${formatTyped(fields.value)}`;
+  return `  ${formatTyped(fields.key)}${value}`;
+}
+
+/** Whether a key or value is given by its fields and not in hex: YAML in brackets or quotes, `=...`, or an address. */
+export function isTyped(text: string): boolean {
+  return /^\s*[{["'=]/.test(text) || isIP(text) !== 0;
+}
+
+/**
+ * The hex of a key or value as the user gave it.
+ * @throws MapmeshError ERR_USAGE that says which field is wrong, or that the map has no types
+ */
+export async function bytesArgument(
+  client: ApiClient,
+  name: string,
+  what: 'key' | 'value',
+  text: string,
+): Promise<string> {
+  if (!isTyped(text)) return hexArgument(text, what);
+  const layout = await client.layout(name);
+  if (layout === null) {
+    throw new MapmeshError(
+      'ERR_USAGE',
+      `Cannot use ${what} "${text}": it is not hex, and map "${name}" does not say what its fields are`,
+      {
+        hint: 'Give it in hex. Fields need a map that was made with BTF, as libbpf does for maps in ".maps".',
+      },
+    );
+  }
+  return toHex(encodeTyped(layout[what], readTyped(text, what), what));
+}
+
+function readTyped(text: string, what: string): unknown {
+  try {
+    // Every scalar stays the text it is: the layout knows what it means, and 64 bits do not go through a double.
+    return parse(text.startsWith('=') ? text.slice(1) : text, { schema: 'failsafe' });
+  } catch (cause) {
+    throw new MapmeshError('ERR_USAGE', `Cannot use ${what} "${text}": it is neither hex nor YAML or JSON`, {
+      hint: 'For example 0a000001 or "{saddr: 10.0.0.1, dport: 443}".',
+      cause,
+    });
+  }
+}
