@@ -10,6 +10,7 @@
  */
 import type { Log } from '../config/log.js';
 import type { Clock } from '../core/clock.js';
+import { restampOwnAfter } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import { stampTimeUs } from '../core/stamp.js';
 import type { Timer, Timers } from '../core/timers.js';
@@ -70,7 +71,7 @@ export class ClockGuard {
     hlc.setBack(limitUs);
     for (const map of maps) journal?.setBack(map, limitUs);
     for (const map of maps) {
-      const registers = map.core.replica.restampOwnAfter(limitUs);
+      const registers = restampOwnAfter(map.core.replica, limitUs);
       const frames: Uint8Array[] = [];
       for (let frame = map.core.nextBatch(); frame !== null; frame = map.core.nextBatch()) {
         journal?.append(map, frame);

@@ -20,6 +20,7 @@ import type { Log } from '../config/log.js';
 import { MAP_ID_BYTES } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
+import { dropOwnAfter, dropRestored, purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import { EntryFlag } from '../core/register-table.js';
 import { currentBatches } from '../core/relay.js';
@@ -112,7 +113,7 @@ export class Journal {
     journal = new Journal(components, maps, hlc, log, registers);
     for (const map of agentMaps) {
       const { replica } = map.core;
-      if (replica.horizonUs > 0) replica.purge(0, replica.table.end);
+      if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
       replica.onDrop = (key) => journal?.drop(map, key);
       const now = kernelMapOf(map, components);
       map.hasHistory = now !== null && kernelMaps.get(map) === now;
@@ -275,9 +276,9 @@ function restore(
   if (type === RecordType.BATCH) replica.restore(payload);
   else if (type === RecordType.APPLIED) replica.settleRestored();
   else if (type === RecordType.HORIZON) replica.raiseHorizon(timeOf(payload));
-  else if (type === RecordType.DROP) replica.dropRestored(payload.subarray(MAP_ID_BYTES));
+  else if (type === RecordType.DROP) dropRestored(replica, payload.subarray(MAP_ID_BYTES));
   else if (type === RecordType.SETBACK) {
-    replica.dropOwnAfter(timeOf(payload));
+    dropOwnAfter(replica, timeOf(payload));
     hlc.setBack(timeOf(payload));
   } else if (type === RecordType.KERNEL) {
     const kernelMap = new TextDecoder().decode(payload.subarray(MAP_ID_BYTES));

@@ -10,6 +10,7 @@ import { z } from 'zod';
 import type { Log } from '../config/log.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
+import { purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Origins } from '../core/origins.js';
 import { Stability } from '../core/stability.js';
@@ -242,7 +243,7 @@ export class Members {
     this.#noteHorizon(map);
     let dropped = 0;
     for (let entry = 0; entry < replica.table.end; entry += PURGE_ENTRIES) {
-      dropped += replica.purge(entry, PURGE_ENTRIES);
+      dropped += purge(replica, entry, PURGE_ENTRIES);
       await this.#components.timers.turn();
     }
     this.#purged.set(map, purgedUs);

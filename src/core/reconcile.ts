@@ -23,6 +23,7 @@
  */
 import { FrameType, frameType, wire } from './batch.js';
 import { DIGEST_BUCKETS } from './digest.js';
+import { drop } from './forget.js';
 import type { Origins } from './origins.js';
 import {
   ASK_NODES_MAX,
@@ -158,7 +159,7 @@ class Side {
     const { table } = this.replica;
     if (!table.has(entry, EntryFlag.USED) || table.has(entry, EntryFlag.UNSENT)) return;
     if (table.stampHi(entry) !== item.hi || table.stampLo(entry) !== item.lo) return;
-    this.replica.drop(entry);
+    drop(this.replica, entry);
     this.dropped++;
   }
 }

@@ -23,7 +23,7 @@ import {
   signedBytes,
 } from './batch.js';
 import { BatchNumbers } from './batch-numbers.js';
-import { compareBytes, toHex } from './bytes.js';
+import { compareBytes } from './bytes.js';
 import { Digest } from './digest.js';
 import { EntryQueue } from './entry-queue.js';
 import { MapmeshError } from './errors.js';
@@ -34,6 +34,7 @@ import type { MapShape } from './map-port.js';
 import { type Cover, HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
 import { ORIGIN_SELF, type Origins } from './origins.js';
 import { Provenance } from './provenance.js';
+import { RegisterHash } from './register-hash.js';
 import { EntryFlag, RegisterTable } from './register-table.js';
 import { compareStamps, type Stamp, stampTimeUs } from './stamp.js';
 
@@ -88,7 +89,7 @@ export class Replica {
   readonly pending: EntryQueue;
   /** Which batches are here, this node's own included. */
   readonly batches = new BatchNumbers();
-  /** Keys that the kernel map is to lose although no register says so any more ({@link drop}), by their hex. */
+  /** Keys that the kernel map is to lose although no register says so any more (core/forget.ts), by their hex. */
   readonly removals = new Map<string, Uint8Array>();
   /** Those that were taken out of the kernel map since its ring was last drained, and in which write window. */
   readonly removed = new Map<string, number>();
@@ -107,10 +108,9 @@ export class Replica {
   onDrop: ((key: Uint8Array) => void) | null = null;
 
   readonly #components: ReplicaComponents;
-  readonly #digestHash: KeyedHash;
+  readonly #registers: RegisterHash;
   readonly #unsent: EntryQueue;
   readonly #writer = new BatchWriter();
-  readonly #originHashes = new Map<number, { a: number; b: number }>();
   #seq: number;
   #isRestoring = false;
   #tombstones = 0;
@@ -123,12 +123,12 @@ export class Replica {
     this.shape = options.shape;
     this.mapId = options.mapId;
     this.provenance = new Provenance(components.hash);
-    this.#digestHash = new KeyedHash(options.digestKey);
     this.table = new RegisterTable(
       options.shape.keyBytes,
       options.shape.valueBytes,
       new KeyedHash(options.indexKey),
     );
+    this.#registers = new RegisterHash(this.table, this.digest, components.origins, options.digestKey);
     this.applyQueue = new EntryQueue(this.table, EntryFlag.APPLY);
     this.pending = new EntryQueue(this.table, EntryFlag.PENDING);
     this.held = new EntryQueue(this.table, EntryFlag.HELD);
@@ -296,7 +296,7 @@ export class Replica {
     this.priors.clear();
   }
 
-  /** Everybody has the tombstones up to `timeUs`, or never will: {@link purge} drops them. Never lowers it. */
+  /** Everybody has the tombstones up to `timeUs`, or never will: they may be dropped (core/forget.ts). Never lowers it. */
   raiseHorizon(timeUs: number): void {
     if (timeUs > this.#horizonUs) this.#horizonUs = timeUs;
   }
@@ -322,76 +322,24 @@ export class Replica {
     this.hold(entry);
   }
 
-  /**
-   * Drops tombstones up to the horizon among the entries `[from, from + count)`; those that the kernel map or the others
-   * do not have yet stay.
-   * @returns how many were dropped.
-   */
-  purge(from: number, count: number): number {
-    const { table } = this;
-    const busy = EntryFlag.UNSENT | EntryFlag.APPLY | EntryFlag.PENDING | EntryFlag.SETTLE;
-    const end = Math.min(from + count, table.end);
-    let dropped = 0;
-    for (let entry = from; entry < end; entry++) {
-      const flags = table.flags(entry);
-      if ((flags & EntryFlag.TOMBSTONE) === 0 || (flags & busy) !== 0) continue;
-      if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > this.#horizonUs) continue;
-      this.#remove(entry);
-      dropped++;
-    }
-    return dropped;
+  /** Gives an own register a new stamp, the next one from `timeUs` on; it is to go into a batch again. */
+  restamp(entry: number, timeUs: number): void {
+    const { hi, lo } = this.#components.hlc.issue(timeUs);
+    this.#registers.fold(entry, -1);
+    this.#release(entry);
+    this.table.setStamp(entry, hi, lo, ORIGIN_SELF);
+    this.#registers.fold(entry, 1);
+    this.#unsent.push(entry);
   }
 
-  /** Drops a register that the mesh has deleted and forgotten: neither a tombstone nor anything else remains of it. */
-  drop(entry: number): void {
-    const key = this.table.key(entry);
-    if (!this.isTombstone(entry)) this.removals.set(toHex(key), key);
-    this.#remove(entry);
-    this.onDrop?.(key);
-  }
-
-  /** The kernel map has a key that no register speaks of, and is to lose it. */
-  removeUnknown(key: Uint8Array): void {
-    this.removals.set(toHex(key), new Uint8Array(key));
-    this.onDrop?.(key);
-  }
-
-  /** As {@link drop}, while the log is replayed. */
-  dropRestored(key: Uint8Array): void {
-    const entry = this.table.find(key, 0);
-    if (entry >= 0) this.#remove(entry);
-    this.removals.set(toHex(key), new Uint8Array(key));
-  }
-
-  /**
-   * Drops what this node wrote with stamps after `timeUs`: the part of the log that a {@link HybridClock.setBack} made
-   * void. Only while the log is replayed.
-   */
-  dropOwnAfter(timeUs: number): void {
-    for (const entry of this.#ownAfter(timeUs)) this.#remove(entry);
-  }
-
-  /**
-   * Gives this node's registers with stamps after `timeUs` new ones, in the same order.
-   * To be called after {@link HybridClock.setBack}. @returns how many.
-   */
-  restampOwnAfter(timeUs: number): number {
-    const { table } = this;
-    const entries = this.#ownAfter(timeUs);
-    entries.sort((a, b) =>
-      compareStamps(table.stampHi(a), table.stampLo(a), table.stampHi(b), table.stampLo(b)),
-    );
-    for (const entry of entries) {
-      const { hi, lo } = this.#components.hlc.issue(timeUs);
-      this.#foldDigest(entry, -1);
-      const slot = table.batch(entry);
-      if (slot !== 0) this.provenance.release(slot, table.leaf(entry));
-      table.setBatch(entry, 0, 0);
-      table.setStamp(entry, hi, lo, ORIGIN_SELF);
-      this.#foldDigest(entry, 1);
-      this.#unsent.push(entry);
-    }
-    return entries.length;
+  /** Takes the entry out of everything, without a trace (core/forget.ts says when). */
+  remove(entry: number): void {
+    this.markPresent(entry);
+    this.markApplied(entry);
+    this.#unsent.cancel(entry);
+    this.#registers.fold(entry, -1);
+    this.#drop(entry);
+    this.table.remove(entry);
   }
 
   /** Signs the next batch of local writes, newest state only. @returns its frame, or null if there are none. */
@@ -587,16 +535,12 @@ export class Replica {
     let entry = found;
     if (entry < 0) {
       entry = table.insert(keyBytes, keyAt);
-      const hash = this.#digestHash;
-      hash.begin();
-      hash.range(keyBytes, keyAt, keyAt + table.keyBytes);
-      hash.finish();
-      table.setKeyHash(entry, hash.a);
+      table.setKeyHash(entry, this.#registers.keyHash(keyBytes, keyAt).a);
       table.setBatch(entry, 0, 0);
       table.setTick(entry, 0);
       table.setCpu(entry, 0);
     } else {
-      this.#foldDigest(entry, -1);
+      this.#registers.fold(entry, -1);
       this.#drop(entry);
     }
     table.setStamp(entry, hi, lo, origin);
@@ -608,89 +552,25 @@ export class Replica {
       table.setValue(entry, value, valueAt);
     }
     this.markPresent(entry);
-    this.#foldDigest(entry, 1);
+    this.#registers.fold(entry, 1);
     return entry;
-  }
-
-  /** Takes the entry out of everything. */
-  #remove(entry: number): void {
-    this.markPresent(entry);
-    this.markApplied(entry);
-    this.#unsent.cancel(entry);
-    this.#foldDigest(entry, -1);
-    this.#drop(entry);
-    this.table.remove(entry);
-  }
-
-  #ownAfter(timeUs: number): number[] {
-    const { table } = this;
-    const entries: number[] = [];
-    for (let entry = 0; entry < table.end; entry++) {
-      if (!table.has(entry, EntryFlag.USED) || table.origin(entry) !== ORIGIN_SELF) continue;
-      if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > timeUs) entries.push(entry);
-    }
-    return entries;
   }
 
   /** Undoes what {@link #store} counted for the entry's present register. */
   #drop(entry: number): void {
-    const slot = this.table.batch(entry);
-    if (slot !== 0) this.provenance.release(slot, this.table.leaf(entry));
-    this.table.setBatch(entry, 0, 0);
+    this.#release(entry);
     if (this.isTombstone(entry)) this.#tombstones--;
   }
 
-  /**
-   * What names the entry's register in a comparison with a peer (core/reconcile-wire.ts): `tag` of its key, within the
-   * bucket that the key hash names, and `check` of all of it.
-   */
+  /** No batch proves the entry's register any more. */
+  #release(entry: number): void {
+    const slot = this.table.batch(entry);
+    if (slot !== 0) this.provenance.release(slot, this.table.leaf(entry));
+    this.table.setBatch(entry, 0, 0);
+  }
+
+  /** What names the entry's register in a comparison with a peer ({@link RegisterHash.fingerprint}). */
   fingerprint(entry: number): { tag: number; check: number } {
-    const { table } = this;
-    const check = this.#hashRegister(entry).a;
-    const hash = this.#digestHash;
-    const keyAt = table.keyOffset(entry);
-    hash.begin();
-    hash.range(table.data(entry), keyAt, keyAt + table.keyBytes);
-    hash.finish();
-    return { tag: hash.b, check };
-  }
-
-  #foldDigest(entry: number, sign: 1 | -1): void {
-    const { a, b } = this.#hashRegister(entry);
-    this.digest.fold(this.table.keyHash(entry), a, b, sign);
-  }
-
-  /** @returns the hash that was used, with the register's hash in it until it is used again. */
-  #hashRegister(entry: number): KeyedHash {
-    const { table } = this;
-    const hash = this.#digestHash;
-    const originHash = this.#originHash(table.origin(entry));
-    const data = table.data(entry);
-    const keyAt = table.keyOffset(entry);
-    hash.begin();
-    hash.word(table.stampHi(entry));
-    hash.word(table.stampLo(entry));
-    hash.word(originHash.a);
-    hash.word(originHash.b);
-    hash.range(data, keyAt, keyAt + table.keyBytes);
-    if (!this.isTombstone(entry)) {
-      const valueAt = table.valueOffset(entry);
-      hash.range(data, valueAt, valueAt + table.valueBytes);
-    }
-    hash.finish();
-    return hash;
-  }
-
-  #originHash(origin: number): { a: number; b: number } {
-    const known = this.#originHashes.get(origin);
-    if (known !== undefined) return known;
-    const key = this.#components.origins.key(origin);
-    const hash = this.#digestHash;
-    hash.begin();
-    hash.range(key, 0, key.length);
-    hash.finish();
-    const made = { a: hash.a, b: hash.b };
-    this.#originHashes.set(origin, made);
-    return made;
+    return this.#registers.fingerprint(entry);
   }
 }

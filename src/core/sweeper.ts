@@ -26,6 +26,7 @@ import { compareBytes, copyRange, isZero, toHex } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
+import { removeUnknown } from './forget.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import { isArrayKind, isLruKind, type MapDump, type MapPort } from './map-port.js';
 import { EntryFlag } from './register-table.js';
@@ -342,7 +343,7 @@ export class Sweeper {
     } else if (this.#replica.removals.has(toHex(key))) {
       return; // on its way out
     } else if (this.#mode === 'forgetful') {
-      this.#replica.removeUnknown(key);
+      removeUnknown(this.#replica, key);
       this.#result.appliedDeletes++;
       return;
     }

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { toHex } from '../../src/core/bytes.js';
+import { drop } from '../../src/core/forget.js';
 import type { MapKind } from '../../src/core/map-port.js';
 import { RECORD_FLAG_MAYBE_SELF, RecordOp } from '../../src/core/ring-record.js';
 import { stampTimeUs } from '../../src/core/stamp.js';
@@ -175,7 +176,7 @@ describe('capture', () => {
     const h = host();
     deliver(remote(h, 7, 0), h);
     apply(h);
-    h.map.replica.drop(h.map.find(KEY));
+    drop(h.map.replica, h.map.find(KEY));
     const event = write(h, 5);
     apply(h);
     assert.equal(kernel(h), '');
@@ -203,7 +204,7 @@ describe('capture', () => {
     const h = host();
     deliver(remote(h, 7, 0), h);
     apply(h);
-    h.map.replica.drop(h.map.find(KEY));
+    drop(h.map.replica, h.map.find(KEY));
     const ktimeUs = h.clock.monotonicUs() + 15;
     apply(h);
     assert.equal(kernel(h), '');

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { FrameType, frameType } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { purge } from '../../src/core/forget.js';
 import { Answerer, Asker, type AskerOptions, type Outcome } from '../../src/core/reconcile.js';
 import {
   decodeList,
@@ -276,7 +277,7 @@ describe('reconcile after tombstones were dropped (I9)', () => {
     flush(away);
     away.map.applyStep();
     mesh.map.replica.raiseHorizon(horizonUs);
-    assert.equal(mesh.map.replica.purge(0, mesh.map.replica.table.end), 100);
+    assert.equal(purge(mesh.map.replica, 0, mesh.map.replica.table.end), 100);
     return { mesh, away, horizonUs };
   }
 
@@ -359,7 +360,7 @@ describe('reconcile after tombstones were dropped (I9)', () => {
             if (horizonsAt[n] !== i) return;
             while (half.map.applyStep());
             half.map.replica.raiseHorizon(half.clock.wallUs() - 500);
-            half.map.replica.purge(0, half.map.replica.table.end);
+            purge(half.map.replica, 0, half.map.replica.table.end);
           });
         });
         if (order) talk(halves[0], halves[1]);

@@ -1,0 +1,83 @@
+/**
+ * Registers that go without a successor: tombstones that everybody has, what the mesh has deleted and forgotten, what was
+ * stamped by a clock that was wrong. Everything else in a replica is only ever replaced by something newer.
+ */
+import { toHex } from './bytes.js';
+import { ORIGIN_SELF } from './origins.js';
+import { EntryFlag } from './register-table.js';
+import type { Replica } from './replica.js';
+import { compareStamps, stampTimeUs } from './stamp.js';
+
+/** What still has to be done with a tombstone before it can be dropped. */
+const BUSY = EntryFlag.UNSENT | EntryFlag.APPLY | EntryFlag.PENDING | EntryFlag.SETTLE;
+
+/**
+ * Drops tombstones up to the horizon among the entries `[from, from + count)`; those that the kernel map or the others
+ * do not have yet stay.
+ * @returns how many were dropped.
+ */
+export function purge(replica: Replica, from: number, count: number): number {
+  const { table, horizonUs } = replica;
+  const end = Math.min(from + count, table.end);
+  let dropped = 0;
+  for (let entry = from; entry < end; entry++) {
+    const flags = table.flags(entry);
+    if ((flags & EntryFlag.TOMBSTONE) === 0 || (flags & BUSY) !== 0) continue;
+    if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > horizonUs) continue;
+    replica.remove(entry);
+    dropped++;
+  }
+  return dropped;
+}
+
+/** Drops a register that the mesh has deleted and forgotten: neither a tombstone nor anything else remains of it. */
+export function drop(replica: Replica, entry: number): void {
+  const key = replica.table.key(entry);
+  if (!replica.isTombstone(entry)) replica.removals.set(toHex(key), key);
+  replica.remove(entry);
+  replica.onDrop?.(key);
+}
+
+/** The kernel map has a key that no register speaks of, and is to lose it. */
+export function removeUnknown(replica: Replica, key: Uint8Array): void {
+  replica.removals.set(toHex(key), new Uint8Array(key));
+  replica.onDrop?.(key);
+}
+
+/** As {@link drop}, while the log is replayed. */
+export function dropRestored(replica: Replica, key: Uint8Array): void {
+  const entry = replica.table.find(key, 0);
+  if (entry >= 0) replica.remove(entry);
+  replica.removals.set(toHex(key), new Uint8Array(key));
+}
+
+/**
+ * Drops what this node wrote with stamps after `timeUs`: the part of the log that a {@link HybridClock.setBack} made
+ * void. Only while the log is replayed.
+ */
+export function dropOwnAfter(replica: Replica, timeUs: number): void {
+  for (const entry of ownAfter(replica, timeUs)) replica.remove(entry);
+}
+
+/**
+ * Gives this node's registers with stamps after `timeUs` new ones, in the same order.
+ * To be called after {@link HybridClock.setBack}. @returns how many.
+ */
+export function restampOwnAfter(replica: Replica, timeUs: number): number {
+  const { table } = replica;
+  const entries = ownAfter(replica, timeUs);
+  entries.sort((a, b) =>
+    compareStamps(table.stampHi(a), table.stampLo(a), table.stampHi(b), table.stampLo(b)),
+  );
+  for (const entry of entries) replica.restamp(entry, timeUs);
+  return entries.length;
+}
+
+function ownAfter({ table }: Replica, timeUs: number): number[] {
+  const entries: number[] = [];
+  for (let entry = 0; entry < table.end; entry++) {
+    if (!table.has(entry, EntryFlag.USED) || table.origin(entry) !== ORIGIN_SELF) continue;
+    if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > timeUs) entries.push(entry);
+  }
+  return entries;
+}
