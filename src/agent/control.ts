@@ -14,6 +14,7 @@ import {
 import { parseBtf } from '../core/btf.js';
 import { MapmeshError } from '../core/errors.js';
 import { type EntryLayout, entryLayout } from '../core/layout.js';
+import { MirrorFlag } from '../core/mirror.js';
 import { EntryFlag } from '../core/register-table.js';
 import { formatStamp, stampAt } from '../core/stamp.js';
 import { describeErrno } from '../kernel/errno.js';
@@ -179,7 +180,7 @@ export class Control implements AgentControl {
     const turns = new Turns(timers);
     const sum = { deletes: 0, refilled: 0 };
     // As many as were held when this was asked: what is held from now on has not been seen by whoever asked.
-    for (let left = map.core.replica.held.size; left > 0; left -= RELEASE_CHUNK_ENTRIES) {
+    for (let left = map.core.held; left > 0; left -= RELEASE_CHUNK_ENTRIES) {
       const { deletes, refilled } = map.core.releaseHeld(Math.min(left, RELEASE_CHUNK_ENTRIES), refill);
       sum.deletes += deletes;
       sum.refilled += refilled;
@@ -203,12 +204,14 @@ export class Control implements AgentControl {
   async #written(map: AgentMap, entry: number): Promise<WriteReport> {
     const { replica } = map.core;
     const { hi, lo } = replica.stamp(entry);
-    while (replica.table.has(entry, EntryFlag.APPLY)) map.core.applyStep();
-    const applied = !replica.table.has(entry, EntryFlag.PENDING);
-    const problem = applied ? null : describeErrno(map.core.applier.lastErrno);
-    // An acknowledged write survives a kill -9 of this agent.
-    if (map.journal === null) this.#parts.pump.scheduleFlush();
-    else await this.#parts.pump.flushed();
+    const { mirror, applier, links } = map.core;
+    // An acknowledged write survives a kill -9 of this agent. While a map is resized, it is logged before it is applied.
+    const isLogged = map.journal !== null || links.length > 1;
+    if (isLogged) await this.#parts.pump.flushed();
+    else this.#parts.pump.scheduleFlush();
+    while (mirror.has(entry, MirrorFlag.APPLY)) map.core.applyStep();
+    const applied = !mirror.has(entry, MirrorFlag.PENDING);
+    const problem = applied ? null : describeErrno(applier.lastErrno);
     return { stamp: formatStamp(hi, lo), applied, problem };
   }
 
@@ -230,8 +233,8 @@ export class Control implements AgentControl {
       applied: counters.applied,
       repaired: counters.repaired,
       lost: map.lost,
-      pending: replica.pending.size,
-      held: replica.held.size,
+      pending: map.core.pending,
+      held: map.core.held,
       lastSweep: map.lastSweep,
       state: map.state,
       problems: problemsOf(map),
@@ -269,18 +272,16 @@ export class Control implements AgentControl {
 
 /** What a human should know of the map, most important first. */
 function problemsOf(map: AgentMap): string[] {
-  const { replica, applier } = map.core;
+  const { replica, applier, pending, held } = map.core;
   const problems: string[] = [];
   if (map.refusal !== '') problems.push(map.refusal);
   else problems.push(...map.mismatches.values());
-  if (replica.pending.size > 0) {
-    problems.push(
-      `${replica.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`,
-    );
+  if (pending > 0) {
+    problems.push(`${pending} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`);
   }
-  if (replica.held.size > 0) {
+  if (held > 0) {
     problems.push(
-      `${replica.held.size} entries vanished from the kernel map at once and are held back: neither deleted on other nodes nor put back here. ` +
+      `${held} entries vanished from the kernel map at once and are held back: neither deleted on other nodes nor put back here. ` +
         `"mapmesh release ${map.name}" deletes them everywhere, "mapmesh release ${map.name} --refill" puts them back`,
     );
   }

@@ -22,7 +22,7 @@ import { toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 import { dropOwnAfter, dropRestored, purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
-import { EntryFlag } from '../core/register-table.js';
+import { type Mirror, MirrorFlag } from '../core/mirror.js';
 import { currentBatches } from '../core/relay.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { RegisterLog, RegisterLogOptions } from '../persist/register-log.js';
@@ -205,7 +205,7 @@ export class Journal {
   #noteHeldOf(map: AgentMap): void {
     const entries: number[] = [];
     this.#newlyHeld.set(map, entries);
-    map.core.replica.onHold = (entry) => entries.push(entry);
+    map.core.mirror.onHold = (entry) => entries.push(entry);
   }
 
   #noteHeld(): void {
@@ -219,9 +219,8 @@ export class Journal {
     // A snapshot under way may hold batches that are newer than this record, which replays after it.
     if (this.#registers.isRewriting) return;
     for (const map of this.#inDoubt) {
-      const { applyQueue, pending, removals } = map.core.replica;
       if (map.holdsApplies || map.nextSweep === 'initial') continue;
-      if (applyQueue.size > 0 || pending.size > 0 || removals.size > 0) continue;
+      if (map.core.replica.mirrors.some(isInDoubt)) continue;
       this.#append(RecordType.APPLIED, map.core.replica.mapId);
       this.#inDoubt.delete(map);
     }
@@ -238,9 +237,9 @@ export class Journal {
         if (payload !== null) yield { type: RecordType.BATCH, payload };
         await turns.pause();
       }
-      const { horizonUs, removals } = map.core.replica;
+      const { horizonUs } = map.core.replica;
       if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: timeRecord(map, horizonUs) };
-      for (const key of removals.values()) {
+      for (const key of map.core.mirror.removals.values()) {
         yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
       }
       const { table } = map.core.replica;
@@ -282,12 +281,12 @@ function restore(
     hlc.setBack(timeOf(payload));
   } else if (type === RecordType.KERNEL) {
     const kernelMap = new TextDecoder().decode(payload.subarray(MAP_ID_BYTES));
-    if (kernelMaps.get(map) !== kernelMap) replica.doubtRestored();
+    if (kernelMaps.get(map) !== kernelMap) replica.doubtRestored(map.core.mirror);
     kernelMaps.set(map, kernelMap);
   } else if (type === RecordType.HELD) {
     const { keyBytes } = replica.shape;
     for (let at: number = MAP_ID_BYTES; at + keyBytes <= payload.length; at += keyBytes) {
-      replica.restoreHeld(payload, at);
+      replica.restoreHeld(map.core.mirror, payload, at);
     }
   } else {
     throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 8`, {
@@ -316,7 +315,7 @@ function timeOf(payload: Uint8Array): number {
 /** The keys of those entries that are held back, as payloads of HELD. */
 function* heldRecords(map: AgentMap, entries: readonly number[]): Generator<Uint8Array> {
   const { table, mapId } = map.core.replica;
-  const held = entries.filter((entry) => table.has(entry, EntryFlag.HELD));
+  const held = entries.filter((entry) => map.core.mirror.has(entry, MirrorFlag.HELD));
   for (let at = 0; at < held.length; at += HELD_KEYS_MAX) {
     yield Buffer.concat([mapId, ...held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry))]);
   }
@@ -324,4 +323,9 @@ function* heldRecords(map: AgentMap, entries: readonly number[]): Generator<Uint
 
 function kernelRecord(map: AgentMap, kernelMap: string): Uint8Array {
   return Buffer.concat([map.core.replica.mapId, Buffer.from(kernelMap)]);
+}
+
+/** Whether the kernel map lacks something that is in the log. */
+function isInDoubt({ applyQueue, pending, removals }: Mirror): boolean {
+  return applyQueue.size > 0 || pending.size > 0 || removals.size > 0;
 }

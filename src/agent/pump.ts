@@ -141,7 +141,7 @@ export class Pump {
   /** Writes winners to the kernel. */
   scheduleApply(): void {
     if (this.#applying !== null || !this.#isRunning) return;
-    if (!this.#maps.some((map) => !map.holdsApplies && map.core.applier.hasWork())) return;
+    if (!this.#maps.some((map) => !map.holdsApplies && map.core.hasApplies())) return;
     this.#applying = this.#apply().then(() => {
       this.#applying = null;
       this.scheduleApply();
@@ -151,7 +151,7 @@ export class Pump {
   /** Resolves when nothing of the map waits to be applied; what the kernel refuses does not count. */
   async applied(map: AgentMap): Promise<void> {
     const turns = new Turns(this.#timers);
-    while (map.core.replica.applyQueue.size > 0 && this.#isRunning) {
+    while (map.core.isApplying && this.#isRunning) {
       await this.#logged(map);
       map.core.applyStep();
       await turns.pause();
@@ -229,7 +229,7 @@ export class Pump {
     while (more && this.#isRunning) {
       more = false;
       for (const map of this.#maps) {
-        if (map.holdsApplies || !map.core.applier.hasWork()) continue;
+        if (map.holdsApplies || !map.core.hasApplies()) continue;
         await this.#logged(map);
         if (this.#isRunning && !map.holdsApplies && map.core.applyStep()) more = true;
         await turns.pause();

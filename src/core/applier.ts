@@ -3,10 +3,12 @@
  * millisecond. What the kernel refuses stays in the replica as `pending` and is tried again with backoff (I11).
  */
 
-import { copyRange } from './bytes.js';
+import { compareBytes, copyRange, isZero } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
-import { isArrayKind, MAP_BATCH_ENTRIES, type MapPort } from './map-port.js';
+import type { DeleteGuard } from './delete-guard.js';
+import { isArrayKind, isLruKind, MAP_BATCH_ENTRIES, type MapPort } from './map-port.js';
+import type { Mirror } from './mirror.js';
 import type { Replica } from './replica.js';
 import type { WriteWindows } from './write-windows.js';
 
@@ -17,8 +19,10 @@ const RETRY_DELAY_US_MAX = 30_000_000;
 
 export class Applier {
   readonly #replica: Replica;
+  readonly #mirror: Mirror;
   readonly #port: MapPort;
   readonly #windows: WriteWindows;
+  readonly #guard: DeleteGuard;
   readonly #clock: Clock;
   readonly #counters: MapCounters;
   readonly #keys: Uint8Array;
@@ -28,10 +32,20 @@ export class Applier {
   #retryDelayUs = RETRY_DELAY_US_MIN;
   #lastErrno = 0;
 
-  constructor(replica: Replica, port: MapPort, windows: WriteWindows, clock: Clock, counters: MapCounters) {
+  constructor(
+    replica: Replica,
+    mirror: Mirror,
+    port: MapPort,
+    windows: WriteWindows,
+    guard: DeleteGuard,
+    clock: Clock,
+    counters: MapCounters,
+  ) {
     this.#replica = replica;
+    this.#mirror = mirror;
     this.#port = port;
     this.#windows = windows;
+    this.#guard = guard;
     this.#clock = clock;
     this.#counters = counters;
     this.#keys = new Uint8Array(MAP_BATCH_ENTRIES * port.info.keyBytes);
@@ -40,19 +54,19 @@ export class Applier {
 
   /** Errno of the newest refusal while registers are pending, else 0. */
   get lastErrno(): number {
-    return this.#replica.pending.size > 0 ? this.#lastErrno : 0;
+    return this.#mirror.pending.size > 0 ? this.#lastErrno : 0;
   }
 
   /** Whether {@link step} has something to do. */
   hasWork(): boolean {
-    return this.#replica.applyQueue.size > 0 || this.#replica.removals.size > 0 || this.#retryIsDue();
+    return this.#mirror.applyQueue.size > 0 || this.#mirror.removals.size > 0 || this.#retryIsDue();
   }
 
   /** Applies one batch. @returns how many registers were tried. */
   step(): number {
-    if (this.#replica.applyQueue.size === 0 && this.#retryIsDue()) this.#requeuePending();
+    if (this.#mirror.applyQueue.size === 0 && this.#retryIsDue()) this.#requeuePending();
     this.#remove();
-    const { applyQueue, pending } = this.#replica;
+    const { applyQueue, pending } = this.#mirror;
     const deletes: number[] = [];
     const updates: number[] = [];
     const countMax = stepEntries(this.#port);
@@ -60,12 +74,43 @@ export class Applier {
       const entry = applyQueue.shift();
       if (entry < 0) break;
       pending.cancel(entry);
+      if (this.#mirror.expected.size > 0 && this.#isOverwrittenHere(entry)) continue;
       if (this.#replica.isTombstone(entry)) deletes.push(entry);
       else updates.push(entry);
     }
     if (deletes.length > 0) this.#delete(deletes);
     if (updates.length > 0) this.#update(updates);
     return deletes.length + updates.length;
+  }
+
+  /**
+   * A write made in an older kernel map is to be applied to this one, but this one was written as well meanwhile, and
+   * nobody saw it. Programs go over from the older map to the newer, so that write is the later one: it becomes a local
+   * write, and is not overwritten.
+   */
+  #isOverwrittenHere(entry: number): boolean {
+    const mirror = this.#mirror;
+    const expected = mirror.expected.get(entry);
+    if (expected === undefined) return false;
+    mirror.expected.delete(entry);
+    const replica = this.#replica;
+    const { kind } = this.#port.info;
+    const key = replica.table.key(entry);
+    const present = this.#port.lookup(key, this.#values);
+    const value = this.#values.subarray(0, replica.shape.valueBytes);
+    if (!present && (expected === null || isLruKind(kind) || isArrayKind(kind))) return false;
+    if (present && expected !== null && compareBytes(value, expected) === 0) return false;
+    if (present && expected === null && isArrayKind(kind) && isZero(value, 0, value.length)) return false;
+    if (present && !replica.isTombstone(entry) && replica.table.valueIs(entry, value, 0)) return false;
+    // Deleted: what is not believed is put back.
+    if (!present && this.#guard.deleted(this.#clock.monotonicUs(), mirror.presentOf(replica.entries)))
+      return false;
+    this.#counters.captured++;
+    const nowUs = this.#clock.wallUs();
+    const after = replica.stamp(entry);
+    replica.writeLocal(key, 0, present ? value : null, 0, nowUs, after, 'local', mirror);
+    mirror.captured(entry);
+    return true;
   }
 
   /** Room may have been made in the kernel map: tries refused registers again at the next chance. */
@@ -75,7 +120,8 @@ export class Applier {
 
   /** Takes keys out of the kernel map that have no register any more. What is refused stays and is tried again. */
   #remove(): void {
-    const { removals, table } = this.#replica;
+    const { removals } = this.#mirror;
+    const { table } = this.#replica;
     const { keyBytes } = this.#port.info;
     const names: string[] = [];
     for (const [name, key] of removals) {
@@ -90,9 +136,9 @@ export class Applier {
     names.forEach((name, i) => {
       if (this.#errnos[i] !== 0) return;
       removals.delete(name);
-      if (isCaptured) this.#replica.removed.set(name, tick);
+      if (isCaptured) this.#mirror.removed.set(name, tick);
     });
-    if (this.#replica.pending.size > 0) this.retrySoon();
+    if (this.#mirror.pending.size > 0) this.retrySoon();
   }
 
   #delete(entries: readonly number[]): void {
@@ -105,7 +151,7 @@ export class Applier {
     });
     const window = this.#port.delete(this.#keys, entries.length, this.#errnos);
     this.#account(entries, this.#windows.add(window));
-    if (this.#replica.pending.size > 0) this.retrySoon();
+    if (this.#mirror.pending.size > 0) this.retrySoon();
   }
 
   #update(entries: readonly number[]): void {
@@ -122,14 +168,14 @@ export class Applier {
   }
 
   #account(entries: readonly number[], tick: number): void {
-    const { table, pending } = this.#replica;
+    const { pending } = this.#mirror;
     let failed = 0;
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i]!;
       const errno = this.#errnos[i]!;
       if (errno === 0) {
-        table.setTick(entry, tick);
-        this.#replica.markPresent(entry);
+        this.#mirror.setTick(entry, tick);
+        this.#mirror.markPresent(entry);
         this.#counters.applied++;
       } else {
         pending.push(entry);
@@ -143,11 +189,11 @@ export class Applier {
   }
 
   #retryIsDue(): boolean {
-    return this.#replica.pending.size > 0 && this.#clock.monotonicUs() >= this.#retryAtUs;
+    return this.#mirror.pending.size > 0 && this.#clock.monotonicUs() >= this.#retryAtUs;
   }
 
   #requeuePending(): void {
-    const { applyQueue, pending } = this.#replica;
+    const { applyQueue, pending } = this.#mirror;
     for (let entry = pending.shift(); entry >= 0; entry = pending.shift()) applyQueue.push(entry);
     this.#retryDelayUs = Math.min(this.#retryDelayUs * 2, RETRY_DELAY_US_MAX);
   }

@@ -16,11 +16,10 @@ import { toHex } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
-import { EntryQueue } from './entry-queue.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import { isLruKind, type MapPort } from './map-port.js';
+import { type Mirror, MirrorFlag } from './mirror.js';
 import { ORIGIN_SELF } from './origins.js';
-import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
 import { RECORD_FLAG_MAYBE_SELF, RecordOp, type RingRecords } from './ring-record.js';
 import { type Stamp, stampTimeUs } from './stamp.js';
@@ -32,12 +31,12 @@ const CONTENDED_US = 10_000;
 
 export class Capture {
   readonly #replica: Replica;
+  readonly #mirror: Mirror;
   readonly #port: MapPort;
   readonly #windows: WriteWindows;
   readonly #guard: DeleteGuard;
   readonly #clock: Clock;
   readonly #counters: MapCounters;
-  readonly #settle: EntryQueue;
   readonly #value: Uint8Array;
   /** Wall time minus monotonic time, measured at the start of each drain. */
   #wallOffsetUs = 0;
@@ -46,6 +45,7 @@ export class Capture {
 
   constructor(
     replica: Replica,
+    mirror: Mirror,
     port: MapPort,
     windows: WriteWindows,
     guard: DeleteGuard,
@@ -53,18 +53,18 @@ export class Capture {
     counters: MapCounters,
   ) {
     this.#replica = replica;
+    this.#mirror = mirror;
     this.#port = port;
     this.#windows = windows;
     this.#guard = guard;
     this.#clock = clock;
     this.#counters = counters;
-    this.#settle = new EntryQueue(replica.table, EntryFlag.SETTLE);
     this.#value = new Uint8Array(port.info.valueBytes);
   }
 
   /** Forgets what it had still to look at. */
   close(): void {
-    while (this.#settle.shift() >= 0);
+    while (this.#mirror.settle.shift() >= 0);
   }
 
   /** To be called before the records of one drain, so that their times carry over to wall time. */
@@ -113,9 +113,9 @@ export class Capture {
   /** Compares contended keys with the kernel. To be called when the ring was drained to its end. */
   settle(): void {
     const { table } = this.#replica;
-    this.#replica.removed.clear();
-    for (let entry = this.#settle.shift(); entry >= 0; entry = this.#settle.shift()) {
-      if (this.#replica.isUnapplied(entry)) continue;
+    this.#mirror.removed.clear();
+    for (let entry = this.#mirror.settle.shift(); entry >= 0; entry = this.#mirror.settle.shift()) {
+      if (this.#mirror.isUnapplied(entry)) continue;
       const present = this.#lookup(table.data(entry), table.keyOffset(entry));
       if (!present && isLruKind(this.#port.info.kind)) continue;
       const tombstone = this.#replica.isTombstone(entry);
@@ -146,7 +146,7 @@ export class Capture {
   #hidesWrite(record: RingRecords, value: Uint8Array | null): boolean {
     const { table } = this.#replica;
     const entry = table.find(record.bytes, record.keyOffset);
-    const tick = entry < 0 ? this.#removalTick(record) : table.tick(entry);
+    const tick = entry < 0 ? this.#removalTick(record) : this.#mirror.tick(entry);
     if (tick === 0 || this.#windows.place(tick, record.ktimeUs - CONTENDED_US) === 'after') return false;
     return entry < 0 ? value === null : this.#isOurs(entry, value, 0);
   }
@@ -161,8 +161,8 @@ export class Capture {
     let after: Stamp | undefined;
     let kernelHasIt = true;
     if (entry >= 0) {
-      const tick = table.tick(entry);
-      const unapplied = this.#replica.isUnapplied(entry);
+      const tick = this.#mirror.tick(entry);
+      const unapplied = this.#mirror.isUnapplied(entry);
       if (tick !== 0) {
         const place = this.#place(record, entry, tick, value, valueAt);
         if (place === 'echo') {
@@ -175,7 +175,7 @@ export class Capture {
         after = this.#replica.stamp(entry);
         if (table.origin(entry) === ORIGIN_SELF && this.#isContended(entry, eventUs, record.cpu)) {
           this.#counters.contended++;
-          this.#settle.push(entry);
+          this.#mirror.settle.push(entry);
           if (eventUs < stampTimeUs(after.hi, after.lo)) {
             this.#counters.captured++;
             return;
@@ -194,7 +194,7 @@ export class Capture {
     if (value === null && this.#isHeldBack(entry, record.ktimeUs)) return;
     if (value !== null && !this.#isInKernel(entry)) this.#guard.inserted(record.ktimeUs);
     const settled = this.#local(bytes, keyOffset, value, valueAt, eventUs, after, kernelHasIt && canonical);
-    table.setCpu(settled, record.cpu);
+    this.#mirror.setCpu(settled, record.cpu);
   }
 
   /** Whether the delete may be ours, of a key that had no register at the time. */
@@ -206,7 +206,7 @@ export class Capture {
 
   /** The write window in which the key was removed, if it was a short while ago; else 0. */
   #removalTick({ bytes, keyOffset, keyBytes }: RingRecords): number {
-    const { removed } = this.#replica;
+    const { removed } = this.#mirror;
     return removed.size === 0
       ? 0
       : (removed.get(toHex(bytes.subarray(keyOffset, keyOffset + keyBytes))) ?? 0);
@@ -214,18 +214,19 @@ export class Capture {
 
   /** By what is known, before the event that is being taken in. */
   #isInKernel(entry: number): boolean {
-    const absent = EntryFlag.TOMBSTONE | EntryFlag.HELD | EntryFlag.EVICTED;
-    return entry >= 0 && !this.#replica.table.has(entry, absent);
+    const absent = MirrorFlag.HELD | MirrorFlag.EVICTED;
+    return entry >= 0 && !this.#replica.isTombstone(entry) && !this.#mirror.has(entry, absent);
   }
 
   /** Counts the delete of an entry, and holds it back if there are too many to be believed. */
   #isHeldBack(entry: number, timeUs: number): boolean {
     const replica = this.#replica;
+    const mirror = this.#mirror;
     if (entry < 0 || replica.isTombstone(entry)) return false;
-    if (replica.table.has(entry, EntryFlag.HELD)) return true;
-    if (!this.#guard.deleted(timeUs, replica.present)) return false;
+    if (mirror.has(entry, MirrorFlag.HELD)) return true;
+    if (!this.#guard.deleted(timeUs, mirror.presentOf(replica.entries))) return false;
     // What waits to be applied will be there again.
-    if (!replica.isUnapplied(entry)) replica.hold(entry);
+    if (!mirror.isUnapplied(entry)) mirror.hold(entry);
     this.#counters.heldDeletes++;
     return true;
   }
@@ -242,13 +243,9 @@ export class Capture {
   ): number {
     const replica = this.#replica;
     this.#counters.captured++;
-    const { entry, won } = replica.writeLocal(key, keyAt, value, valueAt, eventUs, after, 'local');
-    if (won && kernelHasIt) {
-      replica.markApplied(entry);
-      replica.table.setTick(entry, 0);
-    } else if (won) {
-      replica.applyQueue.push(entry);
-    }
+    const madeIn = kernelHasIt ? this.#mirror : null;
+    const { entry, won } = replica.writeLocal(key, keyAt, value, valueAt, eventUs, after, 'local', madeIn);
+    if (won) madeIn?.captured(entry);
     return entry;
   }
 
@@ -283,7 +280,7 @@ export class Capture {
     valueAt: number,
   ): boolean {
     if (this.#windows.place(tick, record.ktimeUs - CONTENDED_US) === 'after') return false;
-    if (this.#replica.isUnapplied(entry) || this.#isOurs(entry, value, valueAt)) return false;
+    if (this.#mirror.isUnapplied(entry) || this.#isOurs(entry, value, valueAt)) return false;
     const present = this.#lookup(record.bytes, record.keyOffset);
     return this.#isOurs(entry, present ? this.#value : null, 0);
   }
@@ -291,7 +288,7 @@ export class Capture {
   /** Whether the event has the content that we applied. What was applied is unknown once a newer register waits. */
   #isOurs(entry: number, value: Uint8Array | null, valueAt: number): boolean {
     const { table } = this.#replica;
-    if (this.#replica.isUnapplied(entry)) return true;
+    if (this.#mirror.isUnapplied(entry)) return true;
     const isTombstone = this.#replica.isTombstone(entry);
     return value === null ? isTombstone : !isTombstone && table.valueIs(entry, value, valueAt);
   }
@@ -299,22 +296,22 @@ export class Capture {
   #isContended(entry: number, eventUs: number, cpu: number): boolean {
     const { table } = this.#replica;
     const sinceUs = eventUs - stampTimeUs(table.stampHi(entry), table.stampLo(entry));
-    return sinceUs < 0 || (sinceUs < CONTENDED_US && table.cpu(entry) !== (cpu & 0xff));
+    return sinceUs < 0 || (sinceUs < CONTENDED_US && this.#mirror.cpu(entry) !== (cpu & 0xff));
   }
 
   #evicted(record: RingRecords): void {
     this.#counters.evicted++;
     const replica = this.#replica;
     const entry = replica.table.find(record.bytes, record.keyOffset);
-    if (entry < 0 || replica.isTombstone(entry) || replica.isUnapplied(entry)) return;
+    if (entry < 0 || replica.isTombstone(entry) || this.#mirror.isUnapplied(entry)) return;
     if (this.#mayBeBack(record, entry) && this.#lookup(record.bytes, record.keyOffset)) return;
-    replica.markEvicted(entry);
+    this.#mirror.markEvicted(entry);
   }
 
   /** Whether the key was, or may have been, written anew since the event: then only the kernel can tell. */
   #mayBeBack(record: RingRecords, entry: number): boolean {
     const { table } = this.#replica;
-    const tick = table.tick(entry);
+    const tick = this.#mirror.tick(entry);
     if (tick !== 0) return this.#windows.place(tick, record.ktimeUs) !== 'after';
     const eventUs = record.ktimeUs + this.#wallOffsetUs;
     return eventUs - stampTimeUs(table.stampHi(entry), table.stampLo(entry)) < CONTENDED_US;

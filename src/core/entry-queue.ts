@@ -1,11 +1,17 @@
 /**
- * First in, first out, of table entries. Each kind of queue has a flag in the table that says whether an entry is in it,
+ * First in, first out, of table entries. Each kind of queue has a flag that says whether an entry is in it,
  * so an entry waits once however often it changes, and the length is bounded by the number of registers (I15).
  */
-import type { RegisterTable } from './register-table.js';
+
+/** Where the flags of entries are kept. */
+export interface EntryFlags {
+  has(entry: number, flag: number): boolean;
+  setFlag(entry: number, flag: number): void;
+  clearFlag(entry: number, flag: number): void;
+}
 
 export class EntryQueue {
-  readonly #table: RegisterTable;
+  readonly #flags: EntryFlags;
   readonly #flag: number;
   #ring = new Uint32Array(64);
   #head = 0;
@@ -13,9 +19,9 @@ export class EntryQueue {
   /** Entries in the queue whose flag is still set. */
   #waiting = 0;
 
-  /** @param flag the {@link EntryFlag} that marks the entries of this queue; nobody else sets or clears it. */
-  constructor(table: RegisterTable, flag: number) {
-    this.#table = table;
+  /** @param flag the flag that marks the entries of this queue; nobody else sets or clears it. */
+  constructor(flags: EntryFlags, flag: number) {
+    this.#flags = flags;
     this.#flag = flag;
   }
 
@@ -26,9 +32,9 @@ export class EntryQueue {
 
   /** Puts the entry at the end unless it waits already. */
   push(entry: number): void {
-    if (this.#table.has(entry, this.#flag)) return;
+    if (this.#flags.has(entry, this.#flag)) return;
     if (this.#length === this.#ring.length) this.#grow();
-    this.#table.setFlag(entry, this.#flag);
+    this.#flags.setFlag(entry, this.#flag);
     this.#waiting++;
     this.#ring[(this.#head + this.#length) & (this.#ring.length - 1)] = entry;
     this.#length++;
@@ -36,8 +42,8 @@ export class EntryQueue {
 
   /** Takes the entry out, wherever it stands. Its place in the ring is passed over later. */
   cancel(entry: number): void {
-    if (!this.#table.has(entry, this.#flag)) return;
-    this.#table.clearFlag(entry, this.#flag);
+    if (!this.#flags.has(entry, this.#flag)) return;
+    this.#flags.clearFlag(entry, this.#flag);
     this.#waiting--;
   }
 
@@ -47,8 +53,8 @@ export class EntryQueue {
       const entry = this.#ring[this.#head]!;
       this.#head = (this.#head + 1) & (this.#ring.length - 1);
       this.#length--;
-      if (!this.#table.has(entry, this.#flag)) continue;
-      this.#table.clearFlag(entry, this.#flag);
+      if (!this.#flags.has(entry, this.#flag)) continue;
+      this.#flags.clearFlag(entry, this.#flag);
       this.#waiting--;
       return entry;
     }
@@ -69,11 +75,11 @@ export class EntryQueue {
       // An entry that was cancelled and pushed again stands twice: its flag is off while the second is passed over.
       for (let i = 0; i < this.#length; i++) {
         const entry = old[(this.#head + i) & (old.length - 1)]!;
-        if (!this.#table.has(entry, this.#flag)) continue;
-        this.#table.clearFlag(entry, this.#flag);
+        if (!this.#flags.has(entry, this.#flag)) continue;
+        this.#flags.clearFlag(entry, this.#flag);
         ring[length++] = entry;
       }
-      for (let i = 0; i < length; i++) this.#table.setFlag(ring[i]!, this.#flag);
+      for (let i = 0; i < length; i++) this.#flags.setFlag(ring[i]!, this.#flag);
     }
     this.#ring = ring;
     this.#head = 0;

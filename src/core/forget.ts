@@ -3,13 +3,11 @@
  * stamped by a clock that was wrong. Everything else in a replica is only ever replaced by something newer.
  */
 import { toHex } from './bytes.js';
+import type { Mirror } from './mirror.js';
 import { ORIGIN_SELF } from './origins.js';
 import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
 import { compareStamps, stampTimeUs } from './stamp.js';
-
-/** What still has to be done with a tombstone before it can be dropped. */
-const BUSY = EntryFlag.UNSENT | EntryFlag.APPLY | EntryFlag.PENDING | EntryFlag.SETTLE;
 
 /**
  * Drops tombstones up to the horizon among the entries `[from, from + count)`; those that the kernel map or the others
@@ -22,8 +20,9 @@ export function purge(replica: Replica, from: number, count: number): number {
   let dropped = 0;
   for (let entry = from; entry < end; entry++) {
     const flags = table.flags(entry);
-    if ((flags & EntryFlag.TOMBSTONE) === 0 || (flags & BUSY) !== 0) continue;
+    if ((flags & EntryFlag.TOMBSTONE) === 0 || (flags & EntryFlag.UNSENT) !== 0) continue;
     if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > horizonUs) continue;
+    if (replica.mirrors.some((mirror) => mirror.isBusy(entry))) continue;
     replica.remove(entry);
     dropped++;
   }
@@ -33,14 +32,14 @@ export function purge(replica: Replica, from: number, count: number): number {
 /** Drops a register that the mesh has deleted and forgotten: neither a tombstone nor anything else remains of it. */
 export function drop(replica: Replica, entry: number): void {
   const key = replica.table.key(entry);
-  if (!replica.isTombstone(entry)) replica.removals.set(toHex(key), key);
+  if (!replica.isTombstone(entry)) removeEverywhere(replica, key);
   replica.remove(entry);
   replica.onDrop?.(key);
 }
 
-/** The kernel map has a key that no register speaks of, and is to lose it. */
-export function removeUnknown(replica: Replica, key: Uint8Array): void {
-  replica.removals.set(toHex(key), new Uint8Array(key));
+/** A kernel map has a key that no register speaks of, and is to lose it. */
+export function removeUnknown(replica: Replica, mirror: Mirror, key: Uint8Array): void {
+  mirror.removals.set(toHex(key), new Uint8Array(key));
   replica.onDrop?.(key);
 }
 
@@ -48,7 +47,7 @@ export function removeUnknown(replica: Replica, key: Uint8Array): void {
 export function dropRestored(replica: Replica, key: Uint8Array): void {
   const entry = replica.table.find(key, 0);
   if (entry >= 0) replica.remove(entry);
-  replica.removals.set(toHex(key), new Uint8Array(key));
+  removeEverywhere(replica, new Uint8Array(key));
 }
 
 /**
@@ -80,4 +79,8 @@ function ownAfter({ table }: Replica, timeUs: number): number[] {
     if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > timeUs) entries.push(entry);
   }
   return entries;
+}
+
+function removeEverywhere(replica: Replica, key: Uint8Array): void {
+  for (const { removals } of replica.mirrors) removals.set(toHex(key), key);
 }

@@ -3,7 +3,7 @@
  *
  * Entries live in chunks that never move, so an entry keeps its number until it is removed:
  * ```
- * chunk: key+value bytes | stamp hi, lo | key hash | batch, leaf | apply tick | origin | flags | cpu
+ * chunk: key+value bytes | stamp hi, lo | key hash | batch, leaf | origin | flags
  * ```
  * The index that finds an entry by key is split into {@link SEGMENTS} segments that grow one at a time (linear probing,
  * power-of-two sizes, at most 3/4 full), so that growing never stalls the event loop; one tag byte per slot spares
@@ -20,7 +20,7 @@ const SEGMENT_SLOTS_MIN = 16;
 /** Key and value bytes per chunk, about: small maps stay small, big ones need few chunks. */
 const CHUNK_BYTES_TARGET = 128 * 1024;
 
-/** What is known of an entry beside its bytes and stamp; a bit set per entry. */
+/** What is known of an entry beside its bytes and stamp; a bit set per entry. What is known of it in a kernel map: core/mirror.ts. */
 export const EntryFlag = {
   /** The slot holds a register. */
   USED: 1,
@@ -28,21 +28,6 @@ export const EntryFlag = {
   TOMBSTONE: 2,
   /** A local write that no batch carries yet. */
   UNSENT: 4,
-  /** The kernel map does not have the register's state yet: it waits to be applied. */
-  APPLY: 8,
-  /** The kernel refused the last apply; it is retried with backoff. */
-  PENDING: 16,
-  /** Capture wants to compare the kernel's value with the register once the ring is drained. */
-  SETTLE: 32,
-  /** Seen by the sweep in progress. */
-  SWEPT: 64,
-  /** An LRU map evicted the entry here: a local fact, never spread. */
-  EVICTED: 128,
-  /** A delete that is held back: the kernel map does not have the entry, the replica keeps it, and neither is it spread
-   * nor put back until it is released or written anew. */
-  HELD: 256,
-  /** The sweep in progress did not find it in the kernel map. */
-  GONE: 512,
 } as const;
 
 class Chunk {
@@ -51,11 +36,9 @@ class Chunk {
   readonly stampLo: Uint32Array;
   readonly keyHash: Uint32Array;
   readonly batch: Uint32Array;
-  readonly tick: Uint32Array;
   readonly leaf: Uint16Array;
   readonly origin: Uint16Array;
-  readonly flags: Uint16Array;
-  readonly cpu: Uint8Array;
+  readonly flags: Uint8Array;
 
   constructor(entries: number, entryBytes: number) {
     this.data = new Uint8Array(entries * entryBytes);
@@ -63,11 +46,9 @@ class Chunk {
     this.stampLo = new Uint32Array(entries);
     this.keyHash = new Uint32Array(entries);
     this.batch = new Uint32Array(entries);
-    this.tick = new Uint32Array(entries);
     this.leaf = new Uint16Array(entries);
     this.origin = new Uint16Array(entries);
-    this.flags = new Uint16Array(entries);
-    this.cpu = new Uint8Array(entries);
+    this.flags = new Uint8Array(entries);
   }
 }
 
@@ -175,7 +156,6 @@ export class RegisterTable {
     const i = entry & this.#chunkMask;
     chunk.flags[i] = 0;
     chunk.batch[i] = 0;
-    chunk.tick[i] = 0;
     this.#free.push(entry);
     this.#size--;
   }
@@ -275,24 +255,6 @@ export class RegisterTable {
     const i = entry & this.#chunkMask;
     chunk.batch[i] = batch;
     chunk.leaf[i] = leaf;
-  }
-
-  /** Number of the write window in which this node last wrote the entry to the kernel map; 0 if never or captured since. */
-  tick(entry: number): number {
-    return this.#chunk(entry).tick[entry & this.#chunkMask]!;
-  }
-
-  setTick(entry: number, tick: number): void {
-    this.#chunk(entry).tick[entry & this.#chunkMask] = tick;
-  }
-
-  /** CPU (modulo 256) of the last captured write. */
-  cpu(entry: number): number {
-    return this.#chunk(entry).cpu[entry & this.#chunkMask]!;
-  }
-
-  setCpu(entry: number, cpu: number): void {
-    this.#chunk(entry).cpu[entry & this.#chunkMask] = cpu;
   }
 
   #hashOf(bytes: Uint8Array, at: number): number {

@@ -3,7 +3,7 @@
  * wrote it. Pure: it touches no kernel map and no network, and asks nobody for the time.
  *
  * Local writes enter by {@link Replica.writeLocal} and leave in signed batches ({@link Replica.nextBatch}); batches of others
- * enter by {@link Replica.receive}. Whatever won and is not in the kernel map yet stands in {@link Replica.applyQueue}.
+ * enter by {@link Replica.receive}. Whatever won and is not in a kernel map yet waits in that one's mirror (core/mirror.ts).
  *
  * The winner of two writes is decided by stamp, then origin (public key), then value bytes, a tombstone before every
  * value: a total order, so that merging is commutative, associative and idempotent (I2).
@@ -32,6 +32,7 @@ import { KeyedHash } from './keyed-hash.js';
 import { BATCH_BYTES_TARGET } from './limits.js';
 import type { MapShape } from './map-port.js';
 import { type Cover, HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
+import { Mirror } from './mirror.js';
 import { ORIGIN_SELF, type Origins } from './origins.js';
 import { Provenance } from './provenance.js';
 import { RegisterHash } from './register-hash.js';
@@ -83,20 +84,8 @@ export class Replica {
   readonly table: RegisterTable;
   readonly digest = new Digest();
   readonly provenance: Provenance;
-  /** Registers whose state the kernel map does not have yet. */
-  readonly applyQueue: EntryQueue;
-  /** Registers that the kernel refused to take; they are tried again with backoff (I11). */
-  readonly pending: EntryQueue;
   /** Which batches are here, this node's own included. */
   readonly batches = new BatchNumbers();
-  /** Keys that the kernel map is to lose although no register says so any more (core/forget.ts), by their hex. */
-  readonly removals = new Map<string, Uint8Array>();
-  /** Those that were taken out of the kernel map since its ring was last drained, and in which write window. */
-  readonly removed = new Map<string, number>();
-  /** Deletes that are held back: released by {@link ReplicatedMap.releaseHeld}, forgotten when the entry is seen again. */
-  readonly held: EntryQueue;
-  /** Told of every entry that is held back from now on, so that a restart does not forget it. */
-  onHold: ((entry: number) => void) | null = null;
   /**
    * While the log is replayed: the states that a register in doubt replaced, null for a tombstone. Tells an apply that the
    * last run did not get round to from a change made in the kernel map since.
@@ -110,13 +99,13 @@ export class Replica {
   readonly #components: ReplicaComponents;
   readonly #registers: RegisterHash;
   readonly #unsent: EntryQueue;
+  readonly #mirrors: Mirror[] = [];
   readonly #writer = new BatchWriter();
   #seq: number;
   #isRestoring = false;
   #tombstones = 0;
   #horizonUs = 0;
   #heldBackUs = Number.POSITIVE_INFINITY;
-  #evicted = 0;
 
   constructor(components: ReplicaComponents, options: ReplicaOptions) {
     this.#components = components;
@@ -129,9 +118,6 @@ export class Replica {
       new KeyedHash(options.indexKey),
     );
     this.#registers = new RegisterHash(this.table, this.digest, components.origins, options.digestKey);
-    this.applyQueue = new EntryQueue(this.table, EntryFlag.APPLY);
-    this.pending = new EntryQueue(this.table, EntryFlag.PENDING);
-    this.held = new EntryQueue(this.table, EntryFlag.HELD);
     this.#unsent = new EntryQueue(this.table, EntryFlag.UNSENT);
     this.#seq = options.firstSeq - 1;
     this.batches.completeTo(ORIGIN_SELF, this.#seq);
@@ -159,14 +145,9 @@ export class Replica {
     return this.#heldBackUs;
   }
 
-  /** Live registers that the kernel map has or is to have: not evicted, not held. */
-  get present(): number {
-    return this.entries - this.held.size - this.#evicted;
-  }
-
-  /** Entries that an LRU map evicted here. */
-  get evicted(): number {
-    return this.#evicted;
+  /** Kernel maps in which the replica is mirrored, oldest first. */
+  get mirrors(): readonly Mirror[] {
+    return this.#mirrors;
   }
 
   /** Local writes that no batch carries yet. */
@@ -179,43 +160,26 @@ export class Replica {
     return this.#seq;
   }
 
-  /** Whether the kernel map is known not to have the register's state (yet). */
-  isUnapplied(entry: number): boolean {
-    return this.table.has(entry, EntryFlag.APPLY | EntryFlag.PENDING);
+  /** Mirrors the replica in one more kernel map, which a sweep `initial` has to compare with it first. */
+  attach(): Mirror {
+    const mirror = new Mirror(this.table);
+    this.#mirrors.push(mirror);
+    return mirror;
   }
 
-  /** The kernel map has the register's state: nothing is left to apply. */
-  markApplied(entry: number): void {
-    this.applyQueue.cancel(entry);
-    this.pending.cancel(entry);
-  }
-
-  /** The kernel map has, or is about to have, the entry: it is neither evicted nor held. */
-  markPresent(entry: number): void {
-    if (!this.table.has(entry, EntryFlag.EVICTED | EntryFlag.HELD)) return;
-    this.held.cancel(entry);
-    if (!this.table.has(entry, EntryFlag.EVICTED)) return;
-    this.table.clearFlag(entry, EntryFlag.EVICTED);
-    this.#evicted--;
-  }
-
-  /** An LRU map evicted the live entry here. */
-  markEvicted(entry: number): void {
-    if (this.table.has(entry, EntryFlag.EVICTED | EntryFlag.HELD)) return;
-    this.table.setFlag(entry, EntryFlag.EVICTED);
-    this.#evicted++;
-  }
-
-  /** The live entry is gone from the kernel map, and that is not believed to be a delete. */
-  hold(entry: number): void {
-    this.markPresent(entry);
-    this.held.push(entry);
-    this.onHold?.(entry);
+  /** Mirrors the replica in that kernel map no longer. */
+  detach(mirror: Mirror): void {
+    this.#mirrors.splice(this.#mirrors.indexOf(mirror), 1);
   }
 
   /** Public key of an origin by its local number. */
   originKey(origin: number): Uint8Array {
     return this.#components.origins.key(origin);
+  }
+
+  /** Whether the entry holds a register with a value. */
+  isLive(entry: number): boolean {
+    return (this.table.flags(entry) & (EntryFlag.USED | EntryFlag.TOMBSTONE)) === EntryFlag.USED;
   }
 
   isTombstone(entry: number): boolean {
@@ -231,6 +195,7 @@ export class Replica {
    * @param value null for a delete.
    * @param eventUs wall time at which it happened.
    * @param after the register that the writer could have seen: the write's stamp will be greater.
+   * @param madeIn the kernel map that has it already; null: all are to take it.
    * @returns the entry; `won` is false if a register with a greater stamp is there and stays.
    */
   writeLocal(
@@ -241,14 +206,19 @@ export class Replica {
     eventUs: number,
     after: Stamp | undefined,
     source: ChangeSource,
+    madeIn: Mirror | null,
   ): { entry: number; won: boolean } {
     const stamp = this.#components.hlc.issue(eventUs, after);
     const found = this.table.find(keyBytes, keyAt);
     if (found >= 0 && this.#compare(found, stamp.hi, stamp.lo, ORIGIN_SELF, value, valueAt) >= 0) {
       return { entry: found, won: false };
     }
+    const before =
+      this.#mirrors.length > 1 && found >= 0 && !this.isTombstone(found) ? this.table.value(found) : null;
     const entry = this.#store(found, keyBytes, keyAt, value, valueAt, stamp.hi, stamp.lo, ORIGIN_SELF);
     this.#unsent.push(entry);
+    this.#toMirrors(entry, madeIn, before);
+    if (this.priors.size > 0) this.priors.delete(entry);
     this.onChange?.(entry, source);
     return { entry, won: true };
   }
@@ -291,8 +261,7 @@ export class Replica {
 
   /** Everything restored so far is known to have reached the kernel map. */
   settleRestored(): void {
-    while (this.applyQueue.shift() >= 0);
-    this.removals.clear();
+    for (const mirror of this.#mirrors) mirror.settled();
     this.priors.clear();
   }
 
@@ -307,19 +276,19 @@ export class Replica {
   }
 
   /** What was restored so far was in another kernel map than what follows: whether this one has it is in doubt. */
-  doubtRestored(): void {
+  doubtRestored(mirror: Mirror): void {
     for (let entry = 0; entry < this.table.end; entry++) {
-      if (this.table.has(entry, EntryFlag.USED)) this.applyQueue.push(entry);
+      if (this.table.has(entry, EntryFlag.USED)) mirror.push(entry);
     }
     this.priors.clear();
   }
 
   /** The log says that the delete of this key was held back: the kernel map is known not to have the entry. */
-  restoreHeld(keyBytes: Uint8Array, keyAt: number): void {
+  restoreHeld(mirror: Mirror, keyBytes: Uint8Array, keyAt: number): void {
     const entry = this.table.find(keyBytes, keyAt);
     if (entry < 0 || this.isTombstone(entry)) return;
-    this.markApplied(entry);
-    this.hold(entry);
+    mirror.markApplied(entry);
+    mirror.hold(entry);
   }
 
   /** Gives an own register a new stamp, the next one from `timeUs` on; it is to go into a batch again. */
@@ -334,8 +303,8 @@ export class Replica {
 
   /** Takes the entry out of everything, without a trace (core/forget.ts says when). */
   remove(entry: number): void {
-    this.markPresent(entry);
-    this.markApplied(entry);
+    for (const mirror of this.#mirrors) mirror.forget(entry);
+    this.priors.delete(entry);
     this.#unsent.cancel(entry);
     this.#registers.fold(entry, -1);
     this.#drop(entry);
@@ -372,6 +341,7 @@ export class Replica {
     for (let leaf = 0; leaf < leafCount; leaf++) {
       table.setBatch(entries[leaf]!, slot, leaf);
       this.provenance.retain(slot, leaf);
+      for (const mirror of this.#mirrors) mirror.batched(entries[leaf]!);
     }
     return frame;
   }
@@ -457,7 +427,7 @@ export class Replica {
         stale++;
         // The log has it after the mark that settled it: in doubt again.
         if (this.#isRestoring && this.#compare(found, hi, lo, origin, value, valueAt) === 0) {
-          this.applyQueue.push(found);
+          for (const mirror of this.#mirrors) mirror.push(found);
         }
         continue;
       }
@@ -467,7 +437,7 @@ export class Replica {
       const leaf = view.itemLeaves[i]!;
       this.table.setBatch(entry, slot, leaf);
       this.provenance.retain(slot, leaf);
-      this.applyQueue.push(entry);
+      for (const mirror of this.#mirrors) mirror.push(entry);
       this.onChange?.(entry, 'remote');
       if (origin === ORIGIN_SELF) this.#components.hlc.skipTo({ hi, lo });
       kept.push(entry);
@@ -477,6 +447,22 @@ export class Replica {
     if (origin === ORIGIN_SELF && view.seq > this.#seq) this.#seq = view.seq;
     const isPartly = won > 0 && heldBack + refused > 0;
     return { origin, seq: view.seq, won, stale, heldBack, frame: isPartly ? this.relay(slot, kept) : frame };
+  }
+
+  /** A local write has to get to the kernel maps that do not have it. @param before what stood in its place, null for nothing. */
+  #toMirrors(entry: number, madeIn: Mirror | null, before: Uint8Array | null): void {
+    const mirrors = this.#mirrors;
+    let isNewer = false;
+    for (const mirror of mirrors) {
+      if (mirror === madeIn) {
+        isNewer = true;
+      } else if (mirrors.length === 1) {
+        mirror.push(entry);
+      } else {
+        if (isNewer && mirror.isSwept && !mirror.isUnapplied(entry)) mirror.expected.set(entry, before);
+        mirror.pushUnlogged(entry);
+      }
+    }
   }
 
   /** Any of the states that the log gives an entry one after the other may be the one that was applied last. */
@@ -537,8 +523,7 @@ export class Replica {
       entry = table.insert(keyBytes, keyAt);
       table.setKeyHash(entry, this.#registers.keyHash(keyBytes, keyAt).a);
       table.setBatch(entry, 0, 0);
-      table.setTick(entry, 0);
-      table.setCpu(entry, 0);
+      for (const mirror of this.#mirrors) mirror.added(entry);
     } else {
       this.#registers.fold(entry, -1);
       this.#drop(entry);
@@ -551,7 +536,7 @@ export class Replica {
       table.clearFlag(entry, EntryFlag.TOMBSTONE);
       table.setValue(entry, value, valueAt);
     }
-    this.markPresent(entry);
+    for (const mirror of this.#mirrors) mirror.markPresent(entry);
     this.#registers.fold(entry, 1);
     return entry;
   }

@@ -13,6 +13,7 @@ import { DeleteGuard } from './delete-guard.js';
 import { invariant, MapmeshError } from './errors.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import { isArrayKind, type MapPort, shapeDifferences } from './map-port.js';
+import type { Mirror } from './mirror.js';
 import { type Received, Replica, type ReplicaComponents, type ReplicaOptions } from './replica.js';
 import { Sweeper } from './sweeper.js';
 import type { WriteWindows } from './write-windows.js';
@@ -43,8 +44,9 @@ export interface Released {
 }
 
 /** A kernel map, and what works on it. */
-interface KernelLink {
+export interface KernelLink {
   readonly port: MapPort;
+  readonly mirror: Mirror;
   readonly capture: Capture;
   readonly applier: Applier;
   readonly sweeper: Sweeper;
@@ -58,7 +60,8 @@ export class ReplicatedMap {
   readonly #clock: Clock;
   readonly #options: ReplicatedMapOptions;
   readonly #value: Uint8Array;
-  #link: KernelLink;
+  /** Oldest first. */
+  readonly #links: KernelLink[];
 
   constructor(port: MapPort, components: ReplicatedMapComponents, options: ReplicatedMapOptions) {
     this.name = options.name;
@@ -67,38 +70,85 @@ export class ReplicatedMap {
     this.#options = options;
     this.replica = new Replica(components, { ...options, shape: port.info });
     this.#value = new Uint8Array(port.info.valueBytes);
-    this.#link = this.#linkTo(port);
+    this.#links = [this.#linkTo(port, this.replica.attach())];
   }
 
-  /** The kernel map that the replica is mirrored in. */
+  /** The kernel maps that the replica is mirrored in, oldest first: one as a rule, two while the map is being resized. */
+  get links(): readonly KernelLink[] {
+    return this.#links;
+  }
+
+  /** The newest of them. */
+  get link(): KernelLink {
+    return this.#links[this.#links.length - 1]!;
+  }
+
   get port(): MapPort {
-    return this.#link.port;
+    return this.link.port;
+  }
+
+  get mirror(): Mirror {
+    return this.link.mirror;
   }
 
   get capture(): Capture {
-    return this.#link.capture;
+    return this.link.capture;
   }
 
   get applier(): Applier {
-    return this.#link.applier;
+    return this.link.applier;
   }
 
   get sweeper(): Sweeper {
-    return this.#link.sweeper;
+    return this.link.sweeper;
+  }
+
+  /** Entries, over all kernel maps, that are refused or held back. */
+  get pending(): number {
+    return this.#links.reduce((sum, { mirror }) => sum + mirror.pending.size, 0);
+  }
+
+  get held(): number {
+    return this.#links.reduce((sum, { mirror }) => sum + mirror.held.size, 0);
   }
 
   /**
-   * Goes over to another kernel map of the same shape, of which nothing is known yet: a sweep `initial` has to follow
-   * before any other. A sweep of the old one is given up. Events of the old map must not come in any more; those of the
-   * new one lie after every apply to the old one, so the numbers of write windows stay good.
+   * Mirrors the replica in one more kernel map of the same shape, if perhaps of another size: what is written in either is
+   * written to the other. A sweep `initial` of it has to follow before any other.
+   * @returns the link, which is now the newest.
+   */
+  addLink(port: MapPort): KernelLink {
+    this.#checkShape(port);
+    const link = this.#linkTo(port, this.replica.attach());
+    this.#links.push(link);
+    return link;
+  }
+
+  /**
+   * Mirrors the replica in that kernel map no longer; events of it must not come in any more.
+   * @returns the map, which the caller closes.
+   */
+  dropLink(link: KernelLink): MapPort {
+    invariant(this.#links.length > 1 && this.#links.includes(link), 'a replica has a kernel map');
+    this.#links.splice(this.#links.indexOf(link), 1);
+    link.sweeper.close();
+    this.replica.detach(link.mirror);
+    return link.port;
+  }
+
+  /**
+   * Goes over, in place of the newest, to another kernel map of the same shape, of which nothing is known yet: a sweep
+   * `initial` has to follow before any other. A sweep of the old one is given up. Events of the old map must not come in
+   * any more; those of the new one lie after every apply to the old one, so the numbers of write windows stay good.
    * @returns the old map, which the caller closes.
    */
   rebind(port: MapPort): MapPort {
-    const old = this.#link;
-    invariant(shapeDifferences(old.port.info, port.info).length === 0, 'a replica keeps its shape');
+    const old = this.link;
+    this.#checkShape(port);
     old.sweeper.close();
     old.capture.close();
-    this.#link = this.#linkTo(port);
+    old.mirror.isSwept = false;
+    this.#links[this.#links.length - 1] = this.#linkTo(port, old.mirror);
     return old.port;
   }
 
@@ -120,35 +170,35 @@ export class ReplicatedMap {
     return this.replica.nextBatch();
   }
 
-  /** Applies one batch of winners to the kernel map. @returns whether there is more to do at once. */
+  /** Whether {@link applyStep} has something to do. */
+  hasApplies(): boolean {
+    return this.#links.some(({ applier }) => applier.hasWork());
+  }
+
+  /** Whether something waits to be applied that the kernel has not refused yet. */
+  get isApplying(): boolean {
+    return this.#links.some(({ mirror }) => mirror.applyQueue.size > 0);
+  }
+
+  /** Applies one batch of winners to each kernel map. @returns whether there is more to do at once. */
   applyStep(): boolean {
-    if (!this.applier.hasWork()) return false;
-    this.applier.step();
-    return this.replica.applyQueue.size > 0;
+    for (const { applier } of this.#links) if (applier.hasWork()) applier.step();
+    return this.isApplying;
   }
 
   /**
    * Lets held deletes go, oldest first: spreads them, or has the entries put back into the kernel map. Those that are
    * there again are only held no longer; whether they changed is for capture or the next sweep to tell.
-   * @param countMax how many to look at: one look-up in the kernel map each.
+   * @param countMax how many to look at in each kernel map: one look-up each.
    */
   releaseHeld(countMax: number, refill: boolean): Released {
-    const { replica, port } = this;
     const released = { deletes: 0, refilled: 0 };
-    for (let i = 0; i < countMax; i++) {
-      const entry = replica.held.shift();
-      if (entry < 0) break;
-      const key = replica.table.key(entry);
-      if (port.lookup(key, this.#value)) continue;
-      if (refill) {
-        replica.applyQueue.push(entry);
-        released.refilled++;
-        continue;
+    for (const link of this.#links) {
+      for (let i = 0; i < countMax; i++) {
+        const entry = link.mirror.held.shift();
+        if (entry < 0) break;
+        this.#release(link, entry, refill, released);
       }
-      replica.writeLocal(key, 0, null, 0, this.#clock.wallUs(), replica.stamp(entry), 'local');
-      replica.markApplied(entry);
-      replica.table.setTick(entry, 0);
-      released.deletes++;
     }
     return released;
   }
@@ -193,7 +243,7 @@ export class ReplicatedMap {
     return canonical;
   }
 
-  #linkTo(port: MapPort): KernelLink {
+  #linkTo(port: MapPort, mirror: Mirror): KernelLink {
     const { replica, counters } = this;
     const clock = this.#clock;
     const windows = this.#windows;
@@ -201,19 +251,41 @@ export class ReplicatedMap {
     const guard = new DeleteGuard(deleteShareMax);
     return {
       port,
-      capture: new Capture(replica, port, windows, guard, clock, counters),
-      applier: new Applier(replica, port, windows, clock, counters),
-      sweeper: new Sweeper(replica, port, guard, clock, counters, { restoresEvicted }),
+      mirror,
+      capture: new Capture(replica, mirror, port, windows, guard, clock, counters),
+      applier: new Applier(replica, mirror, port, windows, guard, clock, counters),
+      sweeper: new Sweeper(replica, mirror, port, guard, clock, counters, { restoresEvicted }),
     };
+  }
+
+  #checkShape(port: MapPort): void {
+    invariant(shapeDifferences(this.port.info, port.info).length === 0, 'a replica keeps its shape');
+  }
+
+  #release(
+    { port, mirror }: KernelLink,
+    entry: number,
+    refill: boolean,
+    released: { deletes: number; refilled: number },
+  ): void {
+    const { replica } = this;
+    const key = replica.table.key(entry);
+    if (port.lookup(key, this.#value)) return;
+    if (refill) {
+      mirror.push(entry);
+      released.refilled++;
+      return;
+    }
+    replica.writeLocal(key, 0, null, 0, this.#clock.wallUs(), replica.stamp(entry), 'local', mirror);
+    mirror.captured(entry);
+    released.deletes++;
   }
 
   #write(key: Uint8Array, value: Uint8Array | null): number {
     const { replica } = this;
     const known = replica.table.find(key, 0);
     const after = known >= 0 ? replica.stamp(known) : undefined;
-    const { entry } = replica.writeLocal(key, 0, value, 0, this.#clock.wallUs(), after, 'local');
-    replica.applyQueue.push(entry);
-    return entry;
+    return replica.writeLocal(key, 0, value, 0, this.#clock.wallUs(), after, 'local', null).entry;
   }
 
   #checkBytes(what: 'key' | 'value', bytes: Uint8Array, wanted: number): void {

@@ -29,7 +29,7 @@ import type { DeleteGuard } from './delete-guard.js';
 import { removeUnknown } from './forget.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import { isArrayKind, isLruKind, type MapDump, type MapPort } from './map-port.js';
-import { EntryFlag } from './register-table.js';
+import { type Mirror, MirrorFlag } from './mirror.js';
 import type { Replica } from './replica.js';
 import { RestorePacer } from './restore-pacer.js';
 
@@ -61,15 +61,15 @@ const WALK_ENTRIES = 16_384;
 
 /** Entries that have nothing to do with what is missing in the kernel map. */
 const NOT_MISSED =
-  EntryFlag.SWEPT |
-  EntryFlag.TOMBSTONE |
-  EntryFlag.APPLY |
-  EntryFlag.PENDING |
-  EntryFlag.HELD |
-  EntryFlag.EVICTED;
+  MirrorFlag.SWEPT |
+  MirrorFlag.APPLY |
+  MirrorFlag.PENDING |
+  MirrorFlag.UNLOGGED |
+  MirrorFlag.HELD |
+  MirrorFlag.EVICTED;
 /** The same when the map is filled: then whatever the replica has is to be there. */
-const NOT_MISSED_INITIALLY = NOT_MISSED & ~(EntryFlag.HELD | EntryFlag.EVICTED);
-const MARKS = EntryFlag.SWEPT | EntryFlag.GONE;
+const NOT_MISSED_INITIALLY = NOT_MISSED & ~(MirrorFlag.HELD | MirrorFlag.EVICTED);
+const MARKS = MirrorFlag.SWEPT | MirrorFlag.GONE;
 
 /**
  * What a sweep is at. `clear`: taking off the marks of one that was given up; `dump`: of the kernel map; `missing`:
@@ -84,6 +84,7 @@ export interface SweeperOptions {
 
 export class Sweeper {
   readonly #replica: Replica;
+  readonly #mirror: Mirror;
   readonly #port: MapPort;
   readonly #guard: DeleteGuard;
   readonly #clock: Clock;
@@ -113,6 +114,7 @@ export class Sweeper {
 
   constructor(
     replica: Replica,
+    mirror: Mirror,
     port: MapPort,
     guard: DeleteGuard,
     clock: Clock,
@@ -120,6 +122,7 @@ export class Sweeper {
     options: SweeperOptions,
   ) {
     this.#replica = replica;
+    this.#mirror = mirror;
     this.#port = port;
     this.#guard = guard;
     this.#clock = clock;
@@ -215,7 +218,7 @@ export class Sweeper {
   }
 
   #clearMarks(entry: number): false {
-    this.#replica.table.clearFlag(entry, MARKS);
+    this.#mirror.clearFlag(entry, MARKS);
     return false;
   }
 
@@ -260,11 +263,11 @@ export class Sweeper {
     if (entry < 0) {
       if (isArrayKind(kind) && isZero(this.#values, valueAt, valueAt + valueBytes)) return;
     } else {
-      table.setFlag(entry, EntryFlag.SWEPT);
+      this.#mirror.setFlag(entry, MirrorFlag.SWEPT);
       const same = !this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, valueAt);
-      if (same) this.#replica.markPresent(entry);
-      if (same && canonical) this.#replica.markApplied(entry);
-      else if (same) this.#replica.applyQueue.push(entry);
+      if (same) this.#mirror.markPresent(entry);
+      if (same && canonical) this.#mirror.markApplied(entry);
+      else if (same) this.#mirror.push(entry);
       if (same) return;
     }
     this.#suspect(keyAt);
@@ -272,6 +275,7 @@ export class Sweeper {
 
   #finish(): SweepResult {
     this.#hasMarks = false;
+    this.#mirror.isSwept = true;
     this.#suspects = new Uint8Array(0);
     this.#counters.repaired += repairsOf(this.#result);
     this.#counters.heldDeletes += this.#result.heldDeletes;
@@ -283,17 +287,17 @@ export class Sweeper {
    * @returns whether it looked into the kernel map.
    */
   #checkMissing(entry: number): boolean {
-    const { table } = this.#replica;
-    const flags = table.flags(entry);
-    table.clearFlag(entry, EntryFlag.SWEPT);
+    const mirror = this.#mirror;
+    const flags = mirror.flags(entry);
+    mirror.clearFlag(entry, MirrorFlag.SWEPT);
     const isInitial = this.#isInitial;
-    if ((flags & EntryFlag.USED) === 0) return false;
+    if (!this.#replica.isLive(entry)) return false;
     if ((flags & (isInitial ? NOT_MISSED_INITIALLY : NOT_MISSED)) !== 0) return false;
     if (this.#isInKernel(entry)) return true;
     if (isInitial) {
       this.#fill(entry);
     } else {
-      table.setFlag(entry, EntryFlag.GONE);
+      mirror.setFlag(entry, MirrorFlag.GONE);
       this.#goneCount++;
     }
     return true;
@@ -302,23 +306,23 @@ export class Sweeper {
   /** All that is gone has been counted: can it be believed? An LRU map evicts many, but never all. */
   #judge(): void {
     const isEmptied = this.#result.entries === 0 || !isLruKind(this.#port.info.kind);
-    this.#isMass = isEmptied && this.#guard.isMass(this.#goneCount, this.#replica.present);
+    this.#isMass = isEmptied && this.#guard.isMass(this.#goneCount, this.#present);
     this.#enter(this.#goneCount > 0 ? 'act' : 'restore');
   }
 
   /** What vanishing means depends on the kind of map and on how many vanished (I8). */
   #checkGone(entry: number): boolean {
-    const replica = this.#replica;
-    const { table } = replica;
-    const flags = table.flags(entry);
-    if ((flags & EntryFlag.GONE) === 0) return false;
-    table.clearFlag(entry, EntryFlag.GONE);
+    const mirror = this.#mirror;
+    const flags = mirror.flags(entry);
+    if ((flags & MirrorFlag.GONE) === 0) return false;
+    mirror.clearFlag(entry, MirrorFlag.GONE);
+    if (!this.#replica.isLive(entry)) return false;
     if ((flags & NOT_MISSED) !== 0 || this.#isInKernel(entry)) return true;
     if (!this.#isMass && isLruKind(this.#port.info.kind)) {
-      replica.markEvicted(entry);
+      mirror.markEvicted(entry);
       this.#counters.evicted++;
-    } else if (this.#isMass || this.#guard.deleted(this.#clock.monotonicUs(), replica.present)) {
-      replica.hold(entry);
+    } else if (this.#isMass || this.#guard.deleted(this.#clock.monotonicUs(), this.#present)) {
+      mirror.hold(entry);
       this.#result.heldDeletes++;
     } else {
       this.#localWrite(this.#key, null, entry);
@@ -331,23 +335,27 @@ export class Sweeper {
     if (!this.#port.lookup(key, this.#values)) return; // gone since: its event, or the next sweep, tells
     const entry = table.find(key, 0);
     if (entry >= 0) {
-      if (this.#replica.isUnapplied(entry) && !this.#isChangedSinceLog(entry)) return;
+      if (this.#mirror.isUnapplied(entry) && !this.#isChangedSinceLog(entry)) return;
       if (!this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, 0)) {
-        this.#replica.markPresent(entry);
+        this.#mirror.markPresent(entry);
         return;
       }
       if (this.#isInitial) {
         this.#apply(entry);
         return;
       }
-    } else if (this.#replica.removals.has(toHex(key))) {
+    } else if (this.#mirror.removals.has(toHex(key))) {
       return; // on its way out
     } else if (this.#mode === 'forgetful') {
-      removeUnknown(this.#replica, key);
+      removeUnknown(this.#replica, this.#mirror, key);
       this.#result.appliedDeletes++;
       return;
     }
     this.#localWrite(key, this.#values, entry);
+  }
+
+  get #present(): number {
+    return this.#mirror.presentOf(this.#replica.entries);
   }
 
   /** Nothing is known of the kernel map's past: it is to have what the replica has. */
@@ -369,7 +377,7 @@ export class Sweeper {
   #fill(entry: number): void {
     const isLru = isLruKind(this.#port.info.kind);
     if (isLru && this.#room <= 0) {
-      this.#replica.markEvicted(entry);
+      this.#mirror.markEvicted(entry);
       return;
     }
     this.#room--;
@@ -378,7 +386,7 @@ export class Sweeper {
 
   /** Puts evicted entries back if that is the policy and there is room. @returns whether it is done. */
   #restore(): boolean {
-    if (!this.#options.restoresEvicted || this.#replica.evicted === 0) return true;
+    if (!this.#options.restoresEvicted || this.#mirror.evicted === 0) return true;
     if (this.#at === 0) this.#room = this.#pacer.budget(this.#room, this.#counters.evicted);
     if (this.#room === 0) return true;
     const isDone = this.#walk((entry) => this.#restoreEvicted(entry));
@@ -387,8 +395,7 @@ export class Sweeper {
   }
 
   #restoreEvicted(entry: number): boolean {
-    const { table } = this.#replica;
-    if (this.#room === 0 || !table.has(entry, EntryFlag.EVICTED) || this.#replica.isUnapplied(entry))
+    if (this.#room === 0 || !this.#mirror.has(entry, MirrorFlag.EVICTED) || this.#mirror.isUnapplied(entry))
       return false;
     if (this.#isInKernel(entry)) return true; // its event, or the next sweep, tells
     this.#room--;
@@ -400,17 +407,25 @@ export class Sweeper {
   #localWrite(key: Uint8Array, value: Uint8Array | null, known: number): void {
     const replica = this.#replica;
     const after = known >= 0 ? replica.stamp(known) : undefined;
-    const { entry } = replica.writeLocal(key, 0, value, 0, this.#clock.wallUs(), after, 'sweep');
-    replica.markApplied(entry);
-    replica.table.setTick(entry, 0);
+    const { entry } = replica.writeLocal(
+      key,
+      0,
+      value,
+      0,
+      this.#clock.wallUs(),
+      after,
+      'sweep',
+      this.#mirror,
+    );
+    this.#mirror.captured(entry);
     if (value === null) this.#result.capturedDeletes++;
     else this.#result.capturedSets++;
   }
 
   /** The kernel is to take the register's state. */
   #apply(entry: number): void {
-    this.#replica.markPresent(entry);
-    this.#replica.applyQueue.push(entry);
+    this.#mirror.markPresent(entry);
+    this.#mirror.push(entry);
     if (this.#replica.isTombstone(entry)) this.#result.appliedDeletes++;
     else this.#result.appliedSets++;
   }

@@ -37,14 +37,14 @@ describe('applier', () => {
     const { clock, port, there, here, deliver } = setUp(100);
     for (let i = 0; i < 150; i++) there.map.put(key(i), value(1));
     deliver();
-    assert.equal(here.map.replica.pending.size, 50);
+    assert.equal(here.map.mirror.pending.size, 50);
     assert.equal(here.map.replica.entries, 150, 'nothing is lost from the replica');
     assert.equal(here.map.applier.lastErrno, E2BIG);
     for (let i = 0; i < 60; i++) there.map.delete(key(i));
     deliver();
     clock.advance(1);
     while (here.map.applyStep());
-    assert.equal(here.map.replica.pending.size, 0);
+    assert.equal(here.map.mirror.pending.size, 0);
     assert.equal(port.entries.size, 90);
   });
 
@@ -68,7 +68,7 @@ describe('applier', () => {
     port.updateErrno = 0;
     clock.advance(31_000_000);
     here.map.applyStep();
-    assert.equal(here.map.replica.pending.size, 0);
+    assert.equal(here.map.mirror.pending.size, 0);
     assert.ok(port.entries.has(toHex(key(1))));
   });
 
@@ -82,6 +82,6 @@ describe('applier', () => {
     port.updateErrno = 0;
     deliver();
     assert.equal(toHex(port.entries.get(toHex(key(1)))!.value), toHex(value(2)));
-    assert.equal(here.map.replica.pending.size, 0);
+    assert.equal(here.map.mirror.pending.size, 0);
   });
 });

@@ -279,7 +279,7 @@ describe('capture', () => {
     capture(h, { op: RecordOp.DIRTY_KEY, ktimeUs: h.clock.monotonicUs() });
     assert.equal(winner(h), toHex(value(1)));
     assert.equal(h.map.replica.tombstones, 0);
-    assert.equal(h.map.replica.evicted, 1);
+    assert.equal(h.map.mirror.evicted, 1);
   });
 
   it('does not take an entry that was written anew for the evicted one, in whichever order the events come', () => {
@@ -291,7 +291,7 @@ describe('capture', () => {
       const evict = { op: RecordOp.EVICT, ktimeUs: h.clock.monotonicUs() };
       const event = write(h, 2, 1);
       for (const each of order === 'evict, write' ? [evict, event] : [event, evict]) capture(h, each);
-      assert.equal(h.map.replica.evicted, 0, order);
+      assert.equal(h.map.mirror.evicted, 0, order);
       assert.equal(winner(h), toHex(value(2)));
     }
   });
@@ -306,11 +306,11 @@ describe('capture', () => {
     h.map.put(KEY, value(3));
     apply(h);
     capture(h, evict);
-    assert.equal(h.map.replica.evicted, 0);
+    assert.equal(h.map.mirror.evicted, 0);
     h.clock.advance(10);
     h.port.foreignDelete(KEY);
     capture(h, { op: RecordOp.EVICT, ktimeUs: h.clock.monotonicUs() });
-    assert.equal(h.map.replica.evicted, 1, 'but a later eviction counts');
+    assert.equal(h.map.mirror.evicted, 1, 'but a later eviction counts');
   });
 
   it('asks for a sweep when a hook cannot name what changed (I6)', () => {
@@ -353,8 +353,8 @@ describe('a burst of deletes (I8)', () => {
     capture(h, { op: RecordOp.DELETE, key: keyOf(n), ktimeUs: h.clock.monotonicUs() });
   }
 
-  const figures = ({ map: { replica, counters } }: Host) => ({
-    held: replica.held.size,
+  const figures = ({ map: { replica, held, counters } }: Host) => ({
+    held,
     counted: counters.heldDeletes,
     tombstones: replica.tombstones,
     unsent: replica.unsent,
@@ -373,10 +373,10 @@ describe('a burst of deletes (I8)', () => {
   it('is believed when it takes its time, and in a small map', () => {
     const slow = filled(400);
     for (let i = 0; i < 350; i++) deleteKey(slow, i, 100_000);
-    assert.equal(slow.map.replica.held.size, 0);
+    assert.equal(slow.map.mirror.held.size, 0);
     const small = filled(100);
     for (let i = 0; i < 100; i++) deleteKey(small, i);
-    assert.deepEqual([small.map.replica.held.size, small.map.replica.tombstones], [0, 100]);
+    assert.deepEqual([small.map.mirror.held.size, small.map.replica.tombstones], [0, 100]);
   });
 
   it('is held no longer where the entry is written again, here or by a peer', () => {
@@ -385,12 +385,12 @@ describe('a burst of deletes (I8)', () => {
     h.clock.advance(5_000_000);
     h.port.foreignWrite(keyOf(300), value(1));
     capture(h, { op: RecordOp.UPDATE, key: keyOf(300), value: value(1), ktimeUs: h.clock.monotonicUs() });
-    assert.equal(h.map.replica.held.size, 199);
+    assert.equal(h.map.mirror.held.size, 199);
     const other = remote(h, 9, 0);
     other.map.put(keyOf(301), value(9));
     other.map.delete(keyOf(302));
     deliver(other, h);
-    assert.equal(h.map.replica.held.size, 197);
+    assert.equal(h.map.mirror.held.size, 197);
     apply(h);
     assert.equal(toHex(h.port.entries.get(toHex(keyOf(301)))!.value), toHex(value(9)));
   });
@@ -399,7 +399,7 @@ describe('a burst of deletes (I8)', () => {
     const h = filled(400);
     for (let i = 0; i < 400; i++) h.map.delete(keyOf(i));
     apply(h);
-    assert.deepEqual([h.map.replica.held.size, h.map.replica.entries], [0, 0]);
+    assert.deepEqual([h.map.mirror.held.size, h.map.replica.entries], [0, 0]);
   });
 
   it('is spread when released, but for what is there again', () => {
@@ -408,7 +408,7 @@ describe('a burst of deletes (I8)', () => {
     while (h.map.nextBatch() !== null);
     h.port.foreignWrite(keyOf(399), value(1));
     let deletes = 0;
-    while (h.map.replica.held.size > 0) deletes += h.map.releaseHeld(64, false).deletes;
+    while (h.map.mirror.held.size > 0) deletes += h.map.releaseHeld(64, false).deletes;
     assert.equal(deletes, 199);
     assert.deepEqual([h.map.replica.entries, h.map.replica.unsent], [1, 199]);
     apply(h);
@@ -421,6 +421,6 @@ describe('a burst of deletes (I8)', () => {
     while (h.map.nextBatch() !== null);
     assert.deepEqual(h.map.releaseHeld(1000, true), { deletes: 0, refilled: 200 });
     apply(h);
-    assert.deepEqual([h.port.entries.size, h.map.replica.held.size, h.map.replica.unsent], [200, 0, 0]);
+    assert.deepEqual([h.port.entries.size, h.map.mirror.held.size, h.map.replica.unsent], [200, 0, 0]);
   });
 });

@@ -16,7 +16,7 @@ describe('entry queue', () => {
       fc.property(fc.array(step, { maxLength: 1000 }), (steps) => {
         const table = new RegisterTable(4, 4, new KeyedHash(new Uint8Array(16)));
         for (let i = 0; i < 200; i++) table.insert(new Uint8Array([i, 0, 0, 0]), 0);
-        const queue = new EntryQueue(table, EntryFlag.HELD);
+        const queue = new EntryQueue(table, EntryFlag.UNSENT);
         const waiting = new Set<number>();
         for (const { op, entry } of steps) {
           if (op === 'push') {
@@ -40,7 +40,7 @@ describe('entry queue', () => {
   it('keeps the order in which entries were pushed', () => {
     const table = new RegisterTable(4, 4, new KeyedHash(new Uint8Array(16)));
     for (let i = 0; i < 5000; i++) table.insert(new Uint8Array([i, i >> 8, 0, 0]), 0);
-    const queue = new EntryQueue(table, EntryFlag.APPLY);
+    const queue = new EntryQueue(table, EntryFlag.UNSENT);
     const order: number[] = [];
     for (let i = 0; i < 5000; i++) {
       queue.push(i);
@@ -57,7 +57,7 @@ describe('entry queue', () => {
   it('loses none of the others to entries that come and go all the time', () => {
     const table = new RegisterTable(4, 4, new KeyedHash(new Uint8Array(16)));
     for (let i = 0; i < 200; i++) table.insert(new Uint8Array([i, 0, 0, 0]), 0);
-    const queue = new EntryQueue(table, EntryFlag.HELD);
+    const queue = new EntryQueue(table, EntryFlag.UNSENT);
     for (let entry = 0; entry < 200; entry++) {
       queue.push(entry);
       for (let i = 0; i < 100; i++) {

@@ -51,7 +51,7 @@ function golden(): Record<string, string> {
   const replica = make();
   const write = (n: number, value: number | null) => {
     const bytes = value === null ? null : new Uint8Array(8).fill(value);
-    replica.writeLocal(new Uint8Array([n, 0, 0, 10]), 0, bytes, 0, NOW_US + n, undefined, 'local');
+    replica.writeLocal(new Uint8Array([n, 0, 0, 10]), 0, bytes, 0, NOW_US + n, undefined, 'local', null);
   };
   write(1, 0xaa);
   const single = replica.nextBatch()!;
@@ -101,6 +101,7 @@ function conversations(
     NOW_US + 50,
     undefined,
     'local',
+    null,
   );
   other.nextBatch();
   full.raiseHorizon(NOW_US - 1);

@@ -307,7 +307,7 @@ describe('reconcile after tombstones were dropped (I9)', () => {
     away.map.applyStep();
     assert.equal(entries.size, 103);
     assert.deepEqual(entries.get(toHex(key(4)))?.value, value(8));
-    assert.equal(away.map.replica.removals.size, 0);
+    assert.equal(away.map.mirror.removals.size, 0);
   });
 
   it('a register that comes by gossip is not taken either if its key was deleted and that forgotten', () => {

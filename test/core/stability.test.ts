@@ -115,7 +115,7 @@ describe('stability', () => {
     const { floorUs } = a.stability.word(a.clock.wallUs());
     assert.ok(floorUs > writtenUs);
     // An event that took long to get here.
-    const { entry } = a.map.replica.writeLocal(key(2), 0, value(2), 0, writtenUs, undefined, 'local');
+    const { entry } = a.map.replica.writeLocal(key(2), 0, value(2), 0, writtenUs, undefined, 'local', null);
     const { hi } = a.map.replica.stamp(entry);
     assert.ok(hi * 2 ** 20 + 2 ** 20 > floorUs);
     assert.ok(a.map.replica.stamp(entry).hi * 2 ** 20 + (a.map.replica.stamp(entry).lo >>> 12) > floorUs);

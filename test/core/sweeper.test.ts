@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { toHex } from '../../src/core/bytes.js';
 import type { MapKind } from '../../src/core/map-port.js';
-import { EntryFlag } from '../../src/core/register-table.js';
+import { MirrorFlag } from '../../src/core/mirror.js';
 import { RecordOp } from '../../src/core/ring-record.js';
 import type { SweepMode, SweepResult } from '../../src/core/sweeper.js';
 import { ModelPort } from '../support/model-port.js';
@@ -206,7 +206,7 @@ describe('sweep', () => {
     const s = setUp();
     for (let f = peer.map.nextBatch(); f !== null; f = peer.map.nextBatch()) s.map.replica.restore(f);
     s.map.replica.settleRestored(); // that was in the old map
-    s.map.replica.doubtRestored(); // and the log goes on with another one
+    s.map.replica.doubtRestored(s.map.mirror); // and the log goes on with another one
     for (let i = 0; i < 20; i++) s.port.foreignWrite(key(i), value(1));
     const result = sweep(s, 'restart');
     assert.deepEqual([result.capturedSets, result.capturedDeletes, result.heldDeletes], [0, 0, 0]);
@@ -220,11 +220,11 @@ describe('sweep', () => {
     for (let i = 0; i < 300; i++) peer.map.put(key(i), value(1));
     const s = setUp();
     for (let f = peer.map.nextBatch(); f !== null; f = peer.map.nextBatch()) s.map.replica.restore(f);
-    for (let i = 0; i < 40; i++) s.map.replica.restoreHeld(key(i), 0);
+    for (let i = 0; i < 40; i++) s.map.replica.restoreHeld(s.map.mirror, key(i), 0);
     for (let i = 40; i < 300; i++) s.port.foreignWrite(key(i), value(1));
     const result = sweep(s, 'restart');
     applyAll(s);
-    assert.deepEqual([result.capturedDeletes, s.map.replica.held.size, s.port.entries.size], [0, 40, 260]);
+    assert.deepEqual([result.capturedDeletes, s.map.mirror.held.size, s.port.entries.size], [0, 40, 260]);
   });
 
   it('at the start lets the mesh win, so that nothing deleted comes back, and takes in what only the kernel has', () => {
@@ -289,7 +289,7 @@ describe('entries that a sweep holds back (I8)', () => {
       applyAll(s);
       assert.deepEqual([again.heldDeletes, again.capturedDeletes, again.appliedSets], [0, 0, 0]);
     }
-    assert.equal(s.map.replica.held.size, 200);
+    assert.equal(s.map.mirror.held.size, 200);
     assert.deepEqual([s.port.entries.size, s.map.replica.unsent, s.map.replica.entries], [100, 0, 300]);
   });
 
@@ -307,7 +307,7 @@ describe('entries that a sweep holds back (I8)', () => {
     s.port.foreignWrite(key(1), value(1));
     s.port.foreignWrite(key(2), value(2));
     const result = sweep(s);
-    assert.equal(s.map.replica.held.size, 198);
+    assert.equal(s.map.mirror.held.size, 198);
     assert.equal(result.capturedSets, 1);
     assert.equal(s.map.replica.unsent, 1);
   });
@@ -318,15 +318,15 @@ describe('entries that a sweep holds back (I8)', () => {
     assert.equal(sweep(s, 'restart').heldDeletes, 0);
     assert.equal(sweep(s, 'initial').appliedSets, 200);
     applyAll(s);
-    assert.equal(s.map.replica.held.size, 0);
+    assert.equal(s.map.mirror.held.size, 0);
     assert.deepEqual(live(s), kernel(s));
   });
 
   it('are those of an LRU map only when it was emptied, not when it evicted many', () => {
     const many = emptied(290, 'lru_hash');
-    assert.deepEqual([sweep(many).heldDeletes, many.map.replica.evicted], [0, 290]);
+    assert.deepEqual([sweep(many).heldDeletes, many.map.mirror.evicted], [0, 290]);
     const all = emptied(300, 'lru_hash');
-    assert.deepEqual([sweep(all).heldDeletes, all.map.replica.evicted], [300, 0]);
+    assert.deepEqual([sweep(all).heldDeletes, all.map.mirror.evicted], [300, 0]);
   });
 
   it('include what capture believed within the same second', () => {
@@ -352,7 +352,7 @@ describe('evicted entries', () => {
     applyAll(s);
     while (s.map.nextBatch() !== null);
     sweep(s);
-    assert.equal(s.map.replica.evicted, 10);
+    assert.equal(s.map.mirror.evicted, 10);
     return s;
   }
 
@@ -363,7 +363,7 @@ describe('evicted entries', () => {
     assert.equal(sweep(s).appliedSets, 0);
     s.map.put(key(3), value(2));
     applyAll(s);
-    assert.deepEqual([s.map.replica.evicted, s.port.entries.has(toHex(key(3)))], [9, true]);
+    assert.deepEqual([s.map.mirror.evicted, s.port.entries.has(toHex(key(3)))], [9, true]);
   });
 
   it('are put back by the sweep when there is room, and no more than that', () => {
@@ -373,7 +373,7 @@ describe('evicted entries', () => {
     while (s.map.nextBatch() !== null);
     assert.equal(sweep(s).appliedSets, 7);
     applyAll(s);
-    assert.deepEqual([s.port.entries.size, s.map.replica.evicted, s.map.replica.unsent], [40, 3, 0]);
+    assert.deepEqual([s.port.entries.size, s.map.mirror.evicted, s.map.replica.unsent], [40, 3, 0]);
     assert.equal(s.port.evicted.length, 10, 'nothing was evicted for it');
   });
 
@@ -398,7 +398,7 @@ describe('evicted entries', () => {
     s.port.foreignDelete(key(45));
     s.port.foreignWrite(entry, value(1));
     sweep(s);
-    assert.equal(s.map.replica.table.has(s.map.find(entry), EntryFlag.EVICTED), false);
+    assert.equal(s.map.mirror.has(s.map.find(entry), MirrorFlag.EVICTED), false);
   });
 
   it('are not put back past the room of a map that is filled anew', () => {
@@ -407,7 +407,7 @@ describe('evicted entries', () => {
     s.map.rebind(port);
     assert.equal(sweep(s, 'initial').appliedSets, 40);
     applyAll(s);
-    assert.deepEqual([port.entries.size, port.evicted.length, s.map.replica.evicted], [40, 0, 10]);
+    assert.deepEqual([port.entries.size, port.evicted.length, s.map.mirror.evicted], [40, 0, 10]);
   });
 });
 
@@ -433,7 +433,7 @@ describe('going over to another kernel map', () => {
     assert.equal(s.map.replica.unsent, 1, 'only the entry that nobody knew');
     assert.deepEqual(live(t), kernel(t));
     assert.equal(port.entries.size, 300);
-    assert.equal(s.map.replica.held.size, 0);
+    assert.equal(s.map.mirror.held.size, 0);
   });
 
   it('does not take the marks of a sweep that was given up for those of the next', () => {

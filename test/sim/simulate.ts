@@ -4,7 +4,7 @@
  */
 import { resolveSettings } from '../../src/config/settings.js';
 import { isArrayKind, isLruKind } from '../../src/core/map-port.js';
-import { EntryFlag } from '../../src/core/register-table.js';
+import { MirrorFlag } from '../../src/core/mirror.js';
 import { SimDataDir } from './model-log.js';
 import { compareFacts, describeFact, type Fact, Oracle } from './oracle.js';
 import { makePlan, type NodePlan, type Plan, type Switch } from './plan.js';
@@ -301,9 +301,9 @@ class Simulation {
       const present = entries.get(key);
       if (present === (value ?? (isArrayKind(map.kind) ? 0 : undefined))) continue;
       const entry = replica.table.find(Uint8Array.of(key, key >>> 8, key >>> 16, 0), 0);
-      const flags = replica.table.flags(entry);
-      if (present === undefined && isLruKind(map.kind) && (flags & EntryFlag.EVICTED) !== 0) continue;
-      if (present === undefined && (flags & EntryFlag.PENDING) !== 0 && entries.size >= map.maxEntries)
+      const flags = replica.mirrors[0]!.flags(entry);
+      if (present === undefined && isLruKind(map.kind) && (flags & MirrorFlag.EVICTED) !== 0) continue;
+      if (present === undefined && (flags & MirrorFlag.PENDING) !== 0 && entries.size >= map.maxEntries)
         continue;
       return `${map.name}/${key} is ${present ?? 'absent'} in the kernel of ${host.name}, its replica says ${value ?? 'deleted'}`;
     }
