@@ -3,7 +3,7 @@
  * millisecond. What the kernel refuses stays in the replica as `pending` and is tried again with backoff (I11).
  */
 
-import { compareBytes, copyRange, isZero } from './bytes.js';
+import { copyRange } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
@@ -90,18 +90,17 @@ export class Applier {
    */
   #isOverwrittenHere(entry: number): boolean {
     const mirror = this.#mirror;
-    const expected = mirror.expected.get(entry);
-    if (expected === undefined) return false;
-    mirror.expected.delete(entry);
+    if (!mirror.expected.has(entry)) return false;
     const replica = this.#replica;
-    const { kind } = this.#port.info;
+    const { kind, valueBytes } = this.#port.info;
     const key = replica.table.key(entry);
     const present = this.#port.lookup(key, this.#values);
-    const value = this.#values.subarray(0, replica.shape.valueBytes);
-    if (!present && (expected === null || isLruKind(kind) || isArrayKind(kind))) return false;
-    if (present && expected !== null && compareBytes(value, expected) === 0) return false;
-    if (present && expected === null && isArrayKind(kind) && isZero(value, 0, value.length)) return false;
-    if (present && !replica.isTombstone(entry) && replica.table.valueIs(entry, value, 0)) return false;
+    const value = this.#values.subarray(0, valueBytes);
+    const isUnexpected = mirror.isUnexpected(entry, present ? value : null);
+    mirror.expected.delete(entry);
+    if (!isUnexpected) return false;
+    if (!present && isLruKind(kind)) return false; // evicted
+    if (present && replica.isLive(entry) && replica.table.valueIs(entry, value, 0)) return false;
     // Deleted: what is not believed is put back.
     if (!present && this.#guard.deleted(this.#clock.monotonicUs(), mirror.presentOf(replica.entries)))
       return false;

@@ -5,6 +5,7 @@
  *
  * All state is by entry of the register table, in chunks that grow with it: 6 bytes an entry.
  */
+import { compareBytes } from './bytes.js';
 import { EntryQueue } from './entry-queue.js';
 import type { RegisterTable } from './register-table.js';
 
@@ -113,6 +114,14 @@ export class Mirror {
     if (!this.has(entry, MirrorFlag.UNLOGGED)) return;
     this.clearFlag(entry, MirrorFlag.UNLOGGED);
     this.applyQueue.push(entry);
+  }
+
+  /** Whether the kernel map, which has this, was written unseen while a write in an older one waits to be applied. */
+  isUnexpected(entry: number, value: Uint8Array | null): boolean {
+    const expected = this.expected.get(entry);
+    if (expected === undefined) return false;
+    if (expected === null || value === null) return expected !== value;
+    return compareBytes(expected, value) !== 0;
   }
 
   /** The kernel map has the register's state: nothing is left to apply. */

@@ -30,7 +30,7 @@ import { MapmeshError } from './errors.js';
 import type { HybridClock } from './hybrid-clock.js';
 import { KeyedHash } from './keyed-hash.js';
 import { BATCH_BYTES_TARGET } from './limits.js';
-import type { MapShape } from './map-port.js';
+import { isArrayKind, type MapShape } from './map-port.js';
 import { type Cover, HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
 import { Mirror } from './mirror.js';
 import { ORIGIN_SELF, type Origins } from './origins.js';
@@ -213,8 +213,7 @@ export class Replica {
     if (found >= 0 && this.#compare(found, stamp.hi, stamp.lo, ORIGIN_SELF, value, valueAt) >= 0) {
       return { entry: found, won: false };
     }
-    const before =
-      this.#mirrors.length > 1 && found >= 0 && !this.isTombstone(found) ? this.table.value(found) : null;
+    const before = this.#mirrors.length > 1 ? this.#kernelValue(found) : null;
     const entry = this.#store(found, keyBytes, keyAt, value, valueAt, stamp.hi, stamp.lo, ORIGIN_SELF);
     this.#unsent.push(entry);
     this.#toMirrors(entry, madeIn, before);
@@ -447,6 +446,12 @@ export class Replica {
     if (origin === ORIGIN_SELF && view.seq > this.#seq) this.#seq = view.seq;
     const isPartly = won > 0 && heldBack + refused > 0;
     return { origin, seq: view.seq, won, stale, heldBack, frame: isPartly ? this.relay(slot, kept) : frame };
+  }
+
+  /** What a kernel map has where this register, or none (-1), is applied: null for nothing. */
+  #kernelValue(entry: number): Uint8Array | null {
+    if (entry >= 0 && this.isLive(entry)) return this.table.value(entry);
+    return isArrayKind(this.shape.kind) ? new Uint8Array(this.shape.valueBytes) : null;
   }
 
   /** A local write has to get to the kernel maps that do not have it. @param before what stood in its place, null for nothing. */

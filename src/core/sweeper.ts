@@ -335,7 +335,7 @@ export class Sweeper {
     if (!this.#port.lookup(key, this.#values)) return; // gone since: its event, or the next sweep, tells
     const entry = table.find(key, 0);
     if (entry >= 0) {
-      if (this.#mirror.isUnapplied(entry) && !this.#isChangedSinceLog(entry)) return;
+      if (this.#mirror.isUnapplied(entry) && !this.#isChangedThere(entry)) return;
       if (!this.#replica.isTombstone(entry) && table.valueIs(entry, this.#values, 0)) {
         this.#mirror.markPresent(entry);
         return;
@@ -361,6 +361,12 @@ export class Sweeper {
   /** Nothing is known of the kernel map's past: it is to have what the replica has. */
   get #isInitial(): boolean {
     return this.#mode === 'initial' || this.#mode === 'forgetful';
+  }
+
+  /** The register waits to be applied; what the kernel has instead, and was just read, is not what it is to replace. */
+  #isChangedThere(entry: number): boolean {
+    const value = this.#values.subarray(0, this.#port.info.valueBytes);
+    return this.#mirror.isUnexpected(entry, value) || this.#isChangedSinceLog(entry);
   }
 
   /** In a restart: the kernel has neither the register in doubt nor any that it replaced. The value was just read. */
