@@ -1,5 +1,6 @@
 /** A replicated map as the agent handles it: the core's map, its place in the mesh, and how far it has come. */
 import type { CaptureLosses, CaptureTier } from '../core/capture-port.js';
+import type { MapPolicy } from '../core/map-policy.js';
 import type { Received } from '../core/replica.js';
 import type { ReplicatedMap } from '../core/replicated-map.js';
 import type { SweepMode } from '../core/sweeper.js';
@@ -83,6 +84,15 @@ export class AgentMap {
     const received = this.core.receive(frame, skipsKnown);
     if (received.won > 0) this.journal?.append(this, received.frame);
     return received;
+  }
+
+  get policy(): MapPolicy {
+    return this.core.policy;
+  }
+
+  /** From now on the map is treated so. */
+  setPolicy(policy: MapPolicy): void {
+    this.core.setPolicy(policy);
   }
 
   refuse(reason: string): void {

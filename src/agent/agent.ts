@@ -132,11 +132,7 @@ export async function composeAgent(
     onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
   });
   const pump = new Pump(maps, capture, mesh, timers, log, fail);
-  const sweeps = new Sweeps(
-    maps,
-    { pump, capture, clock, timers, log, random: () => random.next() },
-    settings.sweepIntervalMs,
-  );
+  const sweeps = new Sweeps(maps, { pump, capture, clock, timers, log, random: () => random.next() });
   const reconciler = new Reconciler(
     { maps, mesh, origins, clock, timers, log },
     {

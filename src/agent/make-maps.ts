@@ -1,5 +1,6 @@
 /** Makes the replicated maps of an agent from the kernel maps that it was given. */
 import { hash } from 'node:crypto';
+import { type PolicySettings, policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
 import { mapIdOf } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
@@ -35,7 +36,7 @@ export interface MapComponents {
 
 /** The maps as the agent handles them, captured from now on. */
 export function makeMaps(
-  settings: Pick<AgentSettings, 'cluster' | 'skewMsMax' | 'deleteGuardPercent' | 'evicted'>,
+  settings: Pick<AgentSettings, 'cluster' | 'skewMsMax'> & PolicySettings,
   { ports, capture, clock, hlc, origins, sign, verify, random, secret }: MapComponents,
 ): AgentMap[] {
   const components = {
@@ -60,8 +61,7 @@ export function makeMaps(
       // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
       firstSeq: clock.wallUs(),
       skewUsMax: settings.skewMsMax * 1000,
-      deleteShareMax: settings.deleteGuardPercent / 100,
-      restoresEvicted: settings.evicted.some((each) => each.name === name && each.policy === 'restore'),
+      policy: policyFor(settings, name),
     });
     const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;

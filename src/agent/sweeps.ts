@@ -19,8 +19,14 @@ const TICK_MS = 250;
 const JITTER = 0.1;
 
 interface Plan {
-  /** On the clock of the timers; 0 is at once. */
-  dueMs: number;
+  /** On the clock of the timers. */
+  readonly sweptMs: number;
+  /** Sooner than this is not due, whatever the policy says: the last one was that costly. */
+  readonly restMs: number;
+  /** Share of the interval by which this one is longer. */
+  readonly jitter: number;
+  /** Asked for at once. */
+  isWanted: boolean;
 }
 
 export interface SweepsComponents {
@@ -35,17 +41,15 @@ export interface SweepsComponents {
 export class Sweeps {
   readonly #maps: readonly AgentMap[];
   readonly #components: SweepsComponents;
-  readonly #intervalMs: number;
   readonly #plans = new Map<AgentMap, Plan>();
   readonly #timer: Timer;
   #running: Promise<unknown> = Promise.resolve();
   #busy = false;
   #stopped = false;
 
-  constructor(maps: readonly AgentMap[], components: SweepsComponents, intervalMs: number) {
+  constructor(maps: readonly AgentMap[], components: SweepsComponents) {
     this.#maps = maps;
     this.#components = components;
-    this.#intervalMs = intervalMs;
     this.#timer = components.timers.every(TICK_MS, () => this.#tick());
   }
 
@@ -76,7 +80,7 @@ export class Sweeps {
   /** Asks for a sweep without waiting for it. */
   want(map: AgentMap): void {
     const plan = this.#plans.get(map);
-    if (plan !== undefined) plan.dueMs = 0;
+    if (plan !== undefined) plan.isWanted = true;
   }
 
   async stop(): Promise<void> {
@@ -91,7 +95,7 @@ export class Sweeps {
     if (this.#busy) return;
     const nowMs = this.#components.timers.nowMs();
     for (const [map, plan] of this.#plans) {
-      if (map.state !== 'live' || plan.dueMs > nowMs) continue;
+      if (map.state !== 'live' || !isDue(map, plan, nowMs)) continue;
       this.#busy = true;
       this.sweep(map)
         .catch((error: Error) => {
@@ -175,8 +179,17 @@ export class Sweeps {
 
   #plan(map: AgentMap, workMs: number): void {
     if (map.isMemory) return; // nobody but this agent writes it
-    const jitter = 1 + JITTER * (2 * this.#components.random() - 1);
-    const waitMs = Math.max(this.#intervalMs * jitter, workMs * COST_SHARE);
-    this.#plans.set(map, { dueMs: this.#components.timers.nowMs() + waitMs });
+    this.#plans.set(map, {
+      sweptMs: this.#components.timers.nowMs(),
+      restMs: workMs * COST_SHARE,
+      jitter: JITTER * (2 * this.#components.random() - 1),
+      isWanted: false,
+    });
   }
+}
+
+/** By the map's policy as it is now. */
+function isDue(map: AgentMap, { sweptMs, restMs, jitter, isWanted }: Plan, nowMs: number): boolean {
+  const intervalMs = map.policy.sweepIntervalMs * (1 + jitter);
+  return isWanted || nowMs >= sweptMs + Math.max(intervalMs, restMs);
 }

@@ -1,13 +1,14 @@
 /** Defaults and limits of the settings; apart from the schema so that `--help` need not load it. */
 
+import { DEFAULT_POLICY, POLICY_LIMITS } from '../core/map-policy.js';
+
 /** Defaults, as the help shows them. */
 export const DEFAULTS = {
   listen: '/ip4/0.0.0.0/tcp/7600',
   cluster: 'default',
   api: '127.0.0.1:7601',
   capture: 'auto',
-  /** Lower finds unseen writes sooner; each sweep of 1M entries costs about a second of CPU. */
-  sweepIntervalMs: 10_000,
+  sweepIntervalMs: DEFAULT_POLICY.sweepIntervalMs,
   /** Lower heals lost gossip sooner; equal maps cost one small message per peer and round. */
   reconcileIntervalMs: 5_000,
   logLevel: 'info',
@@ -23,15 +24,13 @@ export const DEFAULTS = {
   /** About 100 MB in a map of standard entries. */
   tombstonesMax: 1_000_000,
   /** Lower holds back more of what a program deletes on purpose; higher lets more of an accident through. */
-  deleteGuardPercent: 50,
+  deleteGuardPercent: DEFAULT_POLICY.deleteGuardPercent,
 } as const;
 
 /** Limits of the numeric settings. */
 export const LIMITS = {
-  /** Below this a node would do little but sweep. */
-  intervalMsMin: 50,
-  /** A day: longer means never, and a timer takes no more than 24 days. */
-  intervalMsMax: 86_400_000,
+  intervalMsMin: POLICY_LIMITS.sweepIntervalMsMin,
+  intervalMsMax: POLICY_LIMITS.sweepIntervalMsMax,
   /** The kernel wants a power of two of at least a page. */
   ringBytesMin: 64 * 1024,
   ringBytesMax: 1024 * 1024 * 1024,
@@ -43,9 +42,8 @@ export const LIMITS = {
   /** 30 days. */
   forgetMsMax: 2_592_000_000,
   tombstonesMaxMax: 100_000_000,
-  /** Percent: 100 never holds deletes back. */
-  deleteGuardPercentMin: 1,
-  deleteGuardPercentMax: 100,
+  deleteGuardPercentMin: POLICY_LIMITS.deleteGuardPercentMin,
+  deleteGuardPercentMax: POLICY_LIMITS.deleteGuardPercentMax,
   /** Most maps, multiaddrs or PeerIds in one list. */
   listMax: 1024,
 } as const;

@@ -16,6 +16,14 @@ import { MapmeshError } from '../core/errors.js';
 import { DEFAULTS, LIMITS } from './defaults.js';
 import { type HostPort, parseHostPort } from './host-port.js';
 import { nearestWord } from './nearest-word.js';
+import {
+  type EvictedChoice,
+  type PolicyChoice,
+  type PolicySettings,
+  parseEvicted,
+  parsePolicyChoice,
+  policyList,
+} from './policies.js';
 
 /** One `--map NAME=SELECTOR`. */
 export interface MapBinding {
@@ -25,21 +33,11 @@ export interface MapBinding {
   readonly selector: string;
 }
 
-/** What becomes of an entry that an LRU map evicted: it stays away, or sweeps put it back when there is room. */
-export type EvictedPolicy = 'leave' | 'restore';
-
-/** One `--evicted NAME=POLICY`. */
-export interface EvictedChoice {
-  /** Replicated name. */
-  readonly name: string;
-  readonly policy: EvictedPolicy;
-}
-
 export type CaptureChoice = 'auto' | CaptureTier;
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 
 /** Everything that the agent can be told, checked and with defaults filled in. */
-export interface AgentSettings {
+export interface AgentSettings extends PolicySettings {
   /** In the order given; names are unique. May be empty: a node that only helps others to find each other. */
   readonly maps: readonly MapBinding[];
   /** Multiaddrs, with or without /p2p/PEERID. Empty: the first node of its mesh. */
@@ -54,6 +52,7 @@ export interface AgentSettings {
   readonly dataDir: string | null;
   readonly api: HostPort;
   readonly capture: CaptureChoice;
+  /** For maps whose policy does not say; so with the delete guard. */
   readonly sweepIntervalMs: number;
   readonly reconcileIntervalMs: number;
   readonly logLevel: LogLevel;
@@ -73,6 +72,8 @@ export interface AgentSettings {
   readonly deleteGuardPercent: number;
   /** For maps that do not `leave` evicted entries where they are. Each name is that of a map. */
   readonly evicted: readonly EvictedChoice[];
+  /** What is said of single maps. Each name is that of a map; for one name the later wins, key by key. */
+  readonly policies: readonly PolicyChoice[];
 }
 
 /** Names of replicated maps. */
@@ -129,6 +130,7 @@ const EXPECTED: Record<string, string> = {
   'tombstones-max': `a whole number from 1 to ${LIMITS.tombstonesMaxMax}`,
   'delete-guard': `a whole number of percent from ${LIMITS.deleteGuardPercentMin} to ${LIMITS.deleteGuardPercentMax}`,
   evicted: 'NAME=leave or NAME=restore',
+  policy: 'NAME: KEY=VALUE ..., for example "flows: ttl-ms=60000 mode=standby"',
 };
 
 /** Every name that a config file may have. */
@@ -148,28 +150,36 @@ export function resolveSettings(sources: readonly SettingsSource[], checks: Sett
   const schema = settingsSchema(checks);
   const problems: Problem[] = [];
   let merged: Partial<AgentSettings> = {};
-  let whereEvicted = (_index: number) => '';
+  const where = { evicted: (_index: number) => '', policy: (_index: number) => '' };
   for (const source of sources) {
     problems.push(...source.problems, ...repeatedNames(source));
     const parsed = schema.safeParse(source.values);
     if (parsed.success) merged = { ...merged, ...toSettings(parsed.data, source.baseDir) };
-    if (parsed.success && parsed.data.evicted) whereEvicted = (index) => source.where(['evicted', index]);
+    for (const setting of ['evicted', 'policy'] as const) {
+      if (parsed.success && parsed.data[setting]) where[setting] = (index) => source.where([setting, index]);
+    }
     if (!parsed.success) problems.push(...parsed.error.issues.flatMap((issue) => problemsOf(issue, source)));
   }
-  if (problems.length === 0) problems.push(...evictedWithoutMap(merged, whereEvicted));
+  if (problems.length === 0) {
+    const { maps = [], evicted = [], policies = [] } = merged;
+    problems.push(...withoutMap('evicted', evicted, maps, where.evicted));
+    problems.push(...withoutMap('policy', policies, maps, where.policy));
+  }
   if (problems.length > 0) throw configError(problems);
   return withDefaults(merged);
 }
 
 /** A policy for a map that is not there is most likely a slip of the pen. */
-function evictedWithoutMap(
-  { maps = [], evicted = [] }: Partial<AgentSettings>,
+function withoutMap(
+  setting: string,
+  choices: readonly { readonly name: string }[],
+  maps: readonly MapBinding[],
   where: (index: number) => string,
 ): Problem[] {
   const names = maps.map(({ name }) => name);
-  return evicted.flatMap(({ name }, index) => {
+  return choices.flatMap(({ name }, index) => {
     if (names.includes(name)) return [];
-    const what = `evicted has the name "${name}", expected that of a map (${names.join(', ') || 'there is none'})`;
+    const what = `${setting} has the name "${name}", expected that of a map (${names.join(', ') || 'there is none'})`;
     return [{ where: where(index), what }];
   });
 }
@@ -206,6 +216,7 @@ function withDefaults(given: Partial<AgentSettings>): AgentSettings {
     tombstonesMax: DEFAULTS.tombstonesMax,
     deleteGuardPercent: DEFAULTS.deleteGuardPercent,
     evicted: [],
+    policies: [],
     ...given,
   };
 }
@@ -236,6 +247,7 @@ function toSettings(parsed: Parsed, baseDir: string): Partial<AgentSettings> {
     tombstonesMax: parsed['tombstones-max'],
     deleteGuardPercent: parsed['delete-guard'],
     evicted: parsed.evicted,
+    policies: parsed.policy,
   };
   return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
 }
@@ -268,6 +280,7 @@ function settingsSchema(checks: SettingsChecks) {
     'tombstones-max': wholeNumber(1, LIMITS.tombstonesMaxMax).optional(),
     'delete-guard': wholeNumber(LIMITS.deleteGuardPercentMin, LIMITS.deleteGuardPercentMax).optional(),
     evicted: z.preprocess(mapList, z.array(evictedChoice()).max(LIMITS.listMax)).optional(),
+    policy: z.preprocess(policyList, z.array(policyChoice(checks)).max(LIMITS.listMax)).optional(),
   });
 }
 
@@ -307,9 +320,23 @@ function mapBinding(checks: SettingsChecks) {
 
 function evictedChoice() {
   return z.string().transform((given, context): EvictedChoice => {
-    const match = /^([^=]+)=(leave|restore)$/.exec(given);
-    if (match === null) refuse(context, undefined);
-    return { name: match?.[1] ?? '', policy: match?.[2] === 'restore' ? 'restore' : 'leave' };
+    const choice = parseEvicted(given);
+    if (choice === undefined) refuse(context, undefined);
+    return choice ?? { name: '', policy: 'leave' };
+  });
+}
+
+function policyChoice(checks: SettingsChecks) {
+  return z.unknown().transform((given, context): PolicyChoice => {
+    const none = { name: '', policy: {} };
+    let parsed: ReturnType<typeof parsePolicyChoice>;
+    passes(() => {
+      parsed = parsePolicyChoice(given);
+      if (parsed === undefined) refuse(context, undefined);
+      for (const problem of parsed?.problems ?? []) refuse(context, problem);
+      for (const peerId of parsed?.choice.policy.writers ?? []) checks.peerId(peerId);
+    })('', context);
+    return parsed?.choice ?? none;
   });
 }
 

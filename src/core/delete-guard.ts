@@ -20,7 +20,8 @@ const BUCKET_US = 50_000;
 const BUCKETS = WINDOW_US / BUCKET_US + 1;
 
 export class DeleteGuard {
-  readonly #share: number;
+  /** Share of a map that may go at once, over 0 to 1; with 1 nothing is ever held. */
+  shareMax: number;
   /** Inserts less deletes since the start. */
   #level = 0;
   /** Greatest level in each of the last steps, and over all of them. */
@@ -29,14 +30,13 @@ export class DeleteGuard {
   /** Number of the newest step. */
   #bucket = 0;
 
-  /** @param share of a map that may go at once, over 0 to 1; with 1 nothing is ever held. */
-  constructor(share: number) {
-    this.#share = share;
+  constructor(shareMax: number) {
+    this.shareMax = shareMax;
   }
 
   /** Whether `gone` entries of a map that had `before` are too many to be believed. */
   isMass(gone: number, before: number): boolean {
-    return before >= GUARDED_ENTRIES_MIN && gone > before * this.#share;
+    return before >= GUARDED_ENTRIES_MIN && gone > before * this.shareMax;
   }
 
   /** Notes that an entry came into the map. */

@@ -12,6 +12,7 @@ import { type MapCounters, newCounters } from './counters.js';
 import { DeleteGuard } from './delete-guard.js';
 import { invariant, MapmeshError } from './errors.js';
 import { canonicalLpmKey } from './lpm-key.js';
+import type { MapPolicy } from './map-policy.js';
 import { isArrayKind, type MapPort, shapeDifferences } from './map-port.js';
 import type { Mirror } from './mirror.js';
 import { type Received, Replica, type ReplicaComponents, type ReplicaOptions } from './replica.js';
@@ -27,13 +28,8 @@ export interface ReplicatedMapOptions extends Omit<ReplicaOptions, 'shape'> {
   readonly name: string;
   /** Registers stamped further ahead of our clock than this are held back (I14). */
   readonly skewUsMax: number;
-  /** Share of a map that may be deleted at once and be believed (core/delete-guard.ts). */
-  readonly deleteShareMax?: number;
-  /** Whether sweeps put back what an LRU map evicted, as far as there is room. */
-  readonly restoresEvicted?: boolean;
+  readonly policy: MapPolicy;
 }
-
-const DELETE_SHARE_MAX_DEFAULT = 0.5;
 
 /** What {@link ReplicatedMap.releaseHeld} did. */
 export interface Released {
@@ -47,6 +43,7 @@ export interface Released {
 export interface KernelLink {
   readonly port: MapPort;
   readonly mirror: Mirror;
+  readonly guard: DeleteGuard;
   readonly capture: Capture;
   readonly applier: Applier;
   readonly sweeper: Sweeper;
@@ -58,19 +55,34 @@ export class ReplicatedMap {
   readonly counters: MapCounters = newCounters();
   readonly #windows: WriteWindows;
   readonly #clock: Clock;
-  readonly #options: ReplicatedMapOptions;
+  readonly #skewUsMax: number;
   readonly #value: Uint8Array;
   /** Oldest first. */
   readonly #links: KernelLink[];
+  #policy: MapPolicy;
 
   constructor(port: MapPort, components: ReplicatedMapComponents, options: ReplicatedMapOptions) {
     this.name = options.name;
     this.#windows = components.windows;
     this.#clock = components.clock;
-    this.#options = options;
+    this.#skewUsMax = options.skewUsMax;
+    this.#policy = options.policy;
     this.replica = new Replica(components, { ...options, shape: port.info });
     this.#value = new Uint8Array(port.info.valueBytes);
     this.#links = [this.#linkTo(port, this.replica.attach())];
+  }
+
+  get policy(): MapPolicy {
+    return this.#policy;
+  }
+
+  /** From now on the map is treated so; what a sweep under way is at may still go by the policy of before. */
+  setPolicy(policy: MapPolicy): void {
+    this.#policy = policy;
+    for (const { guard, sweeper } of this.#links) {
+      guard.shareMax = policy.deleteGuardPercent / 100;
+      sweeper.restoresEvicted = policy.evicted === 'restore';
+    }
   }
 
   /** The kernel maps that the replica is mirrored in, oldest first: one as a rule, two while the map is being resized. */
@@ -158,7 +170,7 @@ export class ReplicatedMap {
    * @throws MapmeshError ERR_WIRE, ERR_SIGNATURE, ERR_LIMIT; then nothing was merged.
    */
   receive(frame: Uint8Array, skipsKnown = false): Received {
-    const stampUsMax = this.#clock.wallUs() + this.#options.skewUsMax;
+    const stampUsMax = this.#clock.wallUs() + this.#skewUsMax;
     const received = this.replica.receive(frame, stampUsMax, skipsKnown);
     this.counters.stale += received.stale;
     this.counters.heldBack += received.heldBack;
@@ -247,14 +259,16 @@ export class ReplicatedMap {
     const { replica, counters } = this;
     const clock = this.#clock;
     const windows = this.#windows;
-    const { deleteShareMax = DELETE_SHARE_MAX_DEFAULT, restoresEvicted = false } = this.#options;
-    const guard = new DeleteGuard(deleteShareMax);
+    const guard = new DeleteGuard(this.#policy.deleteGuardPercent / 100);
+    const sweeper = new Sweeper(replica, mirror, port, guard, clock, counters);
+    sweeper.restoresEvicted = this.#policy.evicted === 'restore';
     return {
       port,
       mirror,
+      guard,
       capture: new Capture(replica, mirror, port, windows, guard, clock, counters),
       applier: new Applier(replica, mirror, port, windows, guard, clock, counters),
-      sweeper: new Sweeper(replica, mirror, port, guard, clock, counters, { restoresEvicted }),
+      sweeper,
     };
   }
 

@@ -77,19 +77,15 @@ const MARKS = MirrorFlag.SWEPT | MirrorFlag.GONE;
  */
 type Phase = 'clear' | 'dump' | 'missing' | 'act' | 'restore';
 
-export interface SweeperOptions {
-  /** Evicted entries are put back as far as there is room (policy `restore`), instead of left where they are. */
-  readonly restoresEvicted: boolean;
-}
-
 export class Sweeper {
+  /** Evicted entries are put back as far as there is room (policy `restore`), instead of left where they are. */
+  restoresEvicted = false;
   readonly #replica: Replica;
   readonly #mirror: Mirror;
   readonly #port: MapPort;
   readonly #guard: DeleteGuard;
   readonly #clock: Clock;
   readonly #counters: MapCounters;
-  readonly #options: SweeperOptions;
   readonly #keys: Uint8Array;
   readonly #values: Uint8Array;
   /** The key being looked at: one array for all, since the kernel takes an address. */
@@ -119,7 +115,6 @@ export class Sweeper {
     guard: DeleteGuard,
     clock: Clock,
     counters: MapCounters,
-    options: SweeperOptions,
   ) {
     this.#replica = replica;
     this.#mirror = mirror;
@@ -127,7 +122,6 @@ export class Sweeper {
     this.#guard = guard;
     this.#clock = clock;
     this.#counters = counters;
-    this.#options = options;
     this.#keys = new Uint8Array(stepEntries(port) * port.info.keyBytes);
     this.#values = new Uint8Array(stepEntries(port) * port.info.valueBytes);
     this.#key = new Uint8Array(port.info.keyBytes);
@@ -392,7 +386,7 @@ export class Sweeper {
 
   /** Puts evicted entries back if that is the policy and there is room. @returns whether it is done. */
   #restore(): boolean {
-    if (!this.#options.restoresEvicted || this.#mirror.evicted === 0) return true;
+    if (!this.restoresEvicted || this.#mirror.evicted === 0) return true;
     if (this.#at === 0) this.#room = this.#pacer.budget(this.#room, this.#counters.evicted);
     if (this.#room === 0) return true;
     const isDone = this.#walk((entry) => this.#restoreEvicted(entry));

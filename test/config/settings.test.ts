@@ -8,6 +8,7 @@ import fc from 'fast-check';
 import { loadConfigFile, parseConfig } from '../../src/config/config-file.js';
 import { formatHostPort, parseHostPort } from '../../src/config/host-port.js';
 import { nearestWord } from '../../src/config/nearest-word.js';
+import { policyFor } from '../../src/config/policies.js';
 import {
   type AgentSettings,
   flagSettings,
@@ -16,6 +17,7 @@ import {
   type SettingsChecks,
 } from '../../src/config/settings.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { formatPolicy } from '../../src/core/map-policy.js';
 
 /** Takes what starts with the right character, so that problems can be made at will. */
 const startsWith = (character: string, what: string) => (text: string) => {
@@ -28,6 +30,8 @@ const CHECKS: SettingsChecks = {
   selector: startsWith('i', 'selector'),
   peerId: startsWith('1', 'PeerId'),
 };
+
+const PEER_IDS = ['A', 'B'].map((letter) => `12D3KooW${letter.repeat(44)}`);
 
 const fromFlags = (flags: Record<string, unknown>) => resolveSettings([flagSettings(flags, '/cwd')], CHECKS);
 const fromFile = (yaml: string) => resolveSettings([parseConfig(yaml, 'mesh.yaml')], CHECKS);
@@ -69,6 +73,7 @@ describe('settings', () => {
       tombstonesMax: 1_000_000,
       deleteGuardPercent: 50,
       evicted: [],
+      policies: [],
     });
     assert.deepEqual(fromFile(''), fromFlags({}));
   });
@@ -91,6 +96,7 @@ describe('settings', () => {
       'skew-ms-max': '50',
       'delete-guard': '30',
       evicted: ['a=restore', 'b.c=leave'],
+      policy: ['a:ttl-ms=60000', 'b.c: mode=standby  delete-guard=20', `a:writers=${PEER_IDS.join(',')}`],
     });
     const file = fromFile(`
 map: { a: id:1, b.c: id:2 }
@@ -109,8 +115,27 @@ ring-bytes: 65536
 skew-ms-max: 50
 delete-guard: 30
 evicted: { a: restore, b.c: leave }
+policy:
+  a: { ttl-ms: 60000, writers: [${PEER_IDS}] }
+  b.c: mode=standby delete-guard=20
 `);
-    assert.deepEqual(file, flags);
+    assert.deepEqual({ ...file, policies: [] }, { ...flags, policies: [] });
+    for (const settings of [file, flags]) {
+      assert.deepEqual(policyFor(settings, 'a'), {
+        sweepIntervalMs: 250,
+        evicted: 'restore',
+        deleteGuardPercent: 30,
+        writers: PEER_IDS,
+        writersSinceMs: 0,
+        mode: 'live',
+        ttlMs: 60_000,
+      });
+      assert.deepEqual(formatPolicy(policyFor(settings, 'b.c')), [
+        'mode=standby',
+        'delete-guard=20',
+        'sweep-interval-ms=250',
+      ]);
+    }
     assert.deepEqual(file.maps, [
       { name: 'a', selector: 'id:1' },
       { name: 'b.c', selector: 'id:2' },
@@ -222,6 +247,18 @@ describe('problems', () => {
       'tombstones-max': ['0', 1e9],
       'delete-guard': ['0', 101, '50%', 'x'],
       evicted: ['a', 'a=', '=leave', 'a=keep', 7, null, 'a=leave'],
+      policy: [
+        'a',
+        'a:',
+        ':ttl-ms=0',
+        'a:ttl-ms',
+        'a:ttl-ms=999',
+        'a:nope=1',
+        7,
+        null,
+        [{ a: 7 }],
+        'a:ttl-ms=0',
+      ],
     };
     assert.deepEqual(Object.keys(table), SETTING_NAMES);
     for (const [name, values] of Object.entries(table)) {
@@ -244,6 +281,35 @@ describe('problems', () => {
     assert.match(
       problems(() => fromFlags({ map: ['a=id:1'], evicted: ['a=leave', 'a=restore'] }))[0]!,
       /evicted has the name "a" twice/,
+    );
+  });
+
+  it('of a policy are all told, with the place, in either form', () => {
+    const file = fromFile.bind(
+      null,
+      'map: { a: id:1, b: id:2 }\npolicy:\n  b: { mode: off, ttl-ms: x }\n  c: mode=live\n',
+    );
+    assert.deepEqual(problems(file), [
+      'mesh.yaml:3: policy of "b": mode is "off", expected live or standby',
+      'mesh.yaml:3: policy of "b": ttl-ms is "x", expected a whole number of milliseconds from 1000 to 31536000000, or 0',
+    ]);
+    assert.deepEqual(
+      problems(() => fromFile('map: { a: id:1 }\npolicy:\n  a: mode=live\n  c: mode=live\n')),
+      ['mesh.yaml:4: policy has the name "c", expected that of a map (a)'],
+    );
+    assert.match(
+      problems(() => fromFlags({ map: ['a=id:1'], policy: ['a: mode=live mode=standby'] }))[0]!,
+      /^--policy: Cannot read policy "mode=standby": it is given twice/,
+    );
+    const checks = { ...CHECKS, peerId: startsWith('x', 'PeerId') };
+    assert.match(
+      problems(() =>
+        resolveSettings(
+          [flagSettings({ map: ['a=id:1'], policy: [`a:writers=${PEER_IDS[0]}`] }, '/')],
+          checks,
+        ),
+      )[0]!,
+      /^--policy: Cannot use PeerId/,
     );
   });
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { toHex } from '../../src/core/bytes.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import type { MapKind } from '../../src/core/map-port.js';
 import { MirrorFlag } from '../../src/core/mirror.js';
 import { RecordOp } from '../../src/core/ring-record.js';
@@ -18,7 +19,9 @@ function setUp(kind: MapKind = 'hash', options: { maxEntries?: number; restoresE
   const clock = new TestClock();
   const { maxEntries = 1_000_000, restoresEvicted = false } = options;
   const port = new ModelPort(clock, { kind, maxEntries });
-  const node = testNode(port, clock, undefined, undefined, { restoresEvicted });
+  const node = testNode(port, clock, undefined, undefined, {
+    policy: { ...DEFAULT_POLICY, evicted: restoresEvicted ? 'restore' : 'leave' },
+  });
   return { clock, port, map: node.map };
 }
 

@@ -3,6 +3,7 @@ import { createHash, createPublicKey, generateKeyPairSync, randomBytes, sign, ve
 import { mapIdOf } from '../../src/core/batch.js';
 import type { Clock } from '../../src/core/clock.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import type { MapPort, MapShape } from '../../src/core/map-port.js';
 import type { Hash } from '../../src/core/merkle.js';
 import { Origins } from '../../src/core/origins.js';
@@ -71,6 +72,7 @@ export function testNode(
       indexKey: randomBytes(16),
       firstSeq: 1,
       skewUsMax: 500_000,
+      policy: DEFAULT_POLICY,
       ...options,
     },
   );

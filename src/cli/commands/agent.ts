@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander';
 import { DEFAULTS } from '../../config/defaults.js';
 import type { AgentSettings, SettingsSource } from '../../config/settings.js';
 import { MapmeshError } from '../../core/errors.js';
+import { POLICY_WORDS } from '../../core/map-policy.js';
 import { withLogLevel } from '../common.js';
 import { onUnread, print, printJson, printLine } from '../output.js';
 
@@ -69,6 +70,7 @@ function addAgent(program: Command): void {
       `hold back deletes of more than this share of a map at once; 100: never (default: ${DEFAULTS.deleteGuardPercent})`,
     )
     .option('--evicted <NAME=POLICY...>', 'entries that an LRU map evicted: leave (default) or restore')
+    .option('--policy <NAME:KEY=VALUE...>', `how one map is treated; keys: ${POLICY_WORDS.join(', ')}`)
     .addOption(new Option('--config <FILE>', 'the same settings as YAML; flags win'))
     .action(agent);
 }
