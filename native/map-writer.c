@@ -3,25 +3,16 @@
  * map-writer: changes entries of a BPF map from a process of its own, as fast as it can or at a given rate.
  * Tests, the demo and the benchmarks write with it.
  *
- * Entry number n has the key n (little endian, zeros after it; for an LPM trie a full-length prefix with n as a big
- * endian number at its end) and a value that repeats the 64-bit little endian word VALUE + n.
+ * What entry number n is: map-entries.h. Its word is VALUE + n.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <getopt.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <bpf/bpf.h>
-#include <bpf/libbpf.h>
-#include <linux/bpf.h>
+#include "map-entries.h"
 
 static const char USAGE[] =
 	"usage: map-writer --pin PATH | --id ID [options]\n"
@@ -64,24 +55,6 @@ struct totals {
 	uint64_t entries, failed, calls;
 	int first_errno;
 };
-
-static void die(int code, const char *what)
-{
-	fprintf(stderr, "map-writer: %s\n", what);
-	exit(code);
-}
-
-static uint64_t parse_number(const char *text)
-{
-	char *end;
-	uint64_t number;
-
-	errno = 0;
-	number = strtoull(text, &end, 0);
-	if (errno || *text == '\0' || *end != '\0' || *text == '-')
-		die(2, "a number was expected (see --help)");
-	return number;
-}
 
 static enum op parse_op(const char *text)
 {
@@ -132,11 +105,6 @@ static struct options parse_options(int argc, char **argv)
 	return options;
 }
 
-static uint32_t round_up_8(uint32_t bytes)
-{
-	return (bytes + 7) / 8 * 8;
-}
-
 static struct map open_map(const struct options *options)
 {
 	struct map map = { .fd = options->pin ? bpf_obj_get(options->pin) : bpf_map_get_fd_by_id(options->id) };
@@ -144,10 +112,7 @@ static struct map open_map(const struct options *options)
 
 	if (map.fd < 0 || bpf_obj_get_info_by_fd(map.fd, &map.info, &bytes))
 		die(1, strerror(errno));
-	map.value_bytes = map.info.value_size;
-	if (map.info.type == BPF_MAP_TYPE_PERCPU_HASH || map.info.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
-	    map.info.type == BPF_MAP_TYPE_PERCPU_ARRAY)
-		map.value_bytes = round_up_8(map.value_bytes) * libbpf_num_possible_cpus();
+	map.value_bytes = value_bytes_of(&map.info);
 	if (options->op == OP_STORE) {
 		size_t bytes = (size_t)round_up_8(map.value_bytes) * map.info.max_entries;
 
@@ -156,30 +121,6 @@ static struct map open_map(const struct options *options)
 			die(1, "the map is no array with BPF_F_MMAPABLE");
 	}
 	return map;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ull + now.tv_nsec;
-}
-
-static void make_key(const struct map *map, uint64_t number, uint8_t *key)
-{
-	uint32_t bytes = map->info.key_size, low = bytes < 8 ? bytes : 8;
-
-	memset(key, 0, bytes);
-	if (map->info.type == BPF_MAP_TYPE_LPM_TRIE) {
-		uint32_t prefix_bits = (bytes - 4) * 8;
-
-		memcpy(key, &prefix_bits, 4);
-		for (uint32_t at = bytes; at-- > 4 && number; number >>= 8)
-			key[at] = number;
-	} else {
-		memcpy(key, &number, low);
-	}
 }
 
 static void make_value(const struct map *map, uint64_t word, bool stamp, uint8_t *value)
@@ -311,7 +252,7 @@ static void write_some(const struct options *options, const struct map *map, uin
 		       uint64_t round, uint8_t *keys, uint8_t *values, struct totals *totals)
 {
 	for (uint32_t i = 0; i < count; i++) {
-		make_key(map, from + i, keys + (size_t)i * map->info.key_size);
+		make_key(&map->info, from + i, keys + (size_t)i * map->info.key_size);
 		make_value(map, options->value + from + i + round, options->stamp,
 			   values + (size_t)i * map->value_bytes);
 	}

@@ -37,7 +37,7 @@ const GROUPS: readonly Group[] = [
   { name: 'mesh', folders: ['mesh'], filesAtOnce: 1, fileTimeoutMs: 240_000, problem: () => undefined },
   {
     name: 'agent',
-    folders: ['agent', 'demo'],
+    folders: ['agent', 'demo', 'bench'],
     filesAtOnce: 1,
     fileTimeoutMs: 300_000,
     problem: () => undefined,
