@@ -236,6 +236,32 @@ int mm_map_create_typed(uint32_t type, const char *name, uint32_t key_bytes, uin
 	return fd;
 }
 
+int mm_map_create_like(int fd, uint32_t max_entries)
+{
+	/* These belong to one fd, or need to be told what the kernel does not say again. */
+	const uint32_t not_copied = BPF_F_RDONLY | BPF_F_WRONLY | BPF_F_NUMA_NODE;
+	struct bpf_map_info info = {};
+	uint32_t bytes = sizeof(info);
+	LIBBPF_OPTS(bpf_map_create_opts, options);
+	int made;
+
+	if (bpf_obj_get_info_by_fd(fd, &info, &bytes))
+		return -errno;
+	options.map_flags = info.map_flags & ~not_copied;
+	options.map_extra = info.map_extra;
+	if (info.btf_id && info.btf_value_type_id) {
+		options.btf_fd = bpf_btf_get_fd_by_id(info.btf_id);
+		if ((int)options.btf_fd < 0)
+			return -errno;
+		options.btf_key_type_id = info.btf_key_type_id;
+		options.btf_value_type_id = info.btf_value_type_id;
+	}
+	made = or_errno(bpf_map_create(info.type, info.name, info.key_size, info.value_size, max_entries, &options));
+	if (options.btf_fd)
+		close(options.btf_fd);
+	return made;
+}
+
 int mm_map_freeze(int fd)
 {
 	return or_errno(bpf_map_freeze(fd));

@@ -65,6 +65,8 @@ int mm_map_create(uint32_t type, const char *name, uint32_t key_bytes, uint32_t 
 /* The same with types. */
 int mm_map_create_typed(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries,
 			uint32_t flags, const void *btf, const struct mm_map_types *types);
+/* A map like this one (kind, sizes, flags, name, types) with another number of entries. */
+int mm_map_create_like(int fd, uint32_t max_entries);
 int mm_map_freeze(int fd);
 int mm_pin(int fd, const char *path);
 int mm_close(int fd);
@@ -101,6 +103,11 @@ struct mm_dump {
  */
 int mm_map_dump_next(int fd, struct mm_dump *dump, void *keys, void *values, uint32_t count, uint32_t key_bytes,
 		     uint32_t value_bytes, uint32_t max_entries);
+
+/* The ids of programs that were loaded with the map, up to `count_max`; returns how many. */
+int mm_map_programs(uint32_t map_id, uint32_t *ids, uint32_t count_max);
+/* Likewise the processes, this one left out, that have it open. Looks at every fd of the host: may take a while. */
+int mm_map_processes(uint32_t map_id, uint32_t *pids, uint32_t count_max);
 
 /* ---- capture ---- */
 

@@ -29,6 +29,7 @@ export const ERROR_CODES = {
   ERR_WIRE: 'bytes from a peer do not decode; never fatal, counted against the sender',
   ERR_SIGNATURE: 'a batch whose signature does not match its origin',
   ERR_PEER: 'a peer is gone, or a stream to it broke',
+  ERR_RESIZE: 'the map cannot be resized, or not now',
   ERR_LIMIT: 'a named limit would be exceeded',
   ERR_API: 'the agent cannot be reached or refused the request',
 } as const;

@@ -63,6 +63,12 @@ export interface Native {
     btf: Uint8Array,
     types: Uint32Array,
   ): number;
+  /** A map like this one with another number of entries. */
+  mapCreateLike(fd: number, maxEntries: number): number;
+  /** @param ids of programs that were loaded with the map. */
+  mapPrograms(mapId: number, ids: Uint32Array, countMax: number): number;
+  /** Runs on a thread of libuv's pool. @param pids of other processes that have the map open. */
+  mapProcesses(mapId: number, pids: Uint32Array, countMax: number): Promise<number>;
   mapFreeze(fd: number): number;
   pin(fd: number, path: string): number;
   close(fd: number): number;
@@ -153,7 +159,6 @@ function open(path: string): Native {
     throw nativeError(path, 'it does not load', 'a library for this machine with libbpf installed', cause);
   }
   checkAbi(library, path);
-  const waitRaw = library.func('int mm_capture_wait(int handle, int timeout_ms, uint32_t quiet_us)');
   return {
     lastError: library.func('int mm_last_error(void *out, uint32_t bytes)'),
     clearError: library.func('void mm_clear_error()'),
@@ -167,6 +172,11 @@ function open(path: string): Native {
     mapTypes: library.func('int mm_map_types(int fd, void *out, void *btf, uint32_t btf_bytes)'),
     mapCreateTyped: library.func(
       'int mm_map_create_typed(uint32_t type, const char *name, uint32_t key_bytes, uint32_t value_bytes, uint32_t max_entries, uint32_t flags, void *btf, void *types)',
+    ),
+    mapCreateLike: library.func('int mm_map_create_like(int fd, uint32_t max_entries)'),
+    mapPrograms: library.func('int mm_map_programs(uint32_t map_id, void *ids, uint32_t count_max)'),
+    mapProcesses: onThread(
+      library.func('int mm_map_processes(uint32_t map_id, void *pids, uint32_t count_max)'),
     ),
     mapFreeze: library.func('int mm_map_freeze(int fd)'),
     pin: library.func('int mm_pin(int fd, const char *path)'),
@@ -188,16 +198,23 @@ function open(path: string): Native {
     ),
     captureUnwatch: library.func('int mm_capture_unwatch(int handle, uint32_t map_id)'),
     captureDrain: library.func('int mm_capture_drain(int handle, void *out, uint32_t out_bytes)'),
-    captureWait: (handle, timeoutMs, quietUs) =>
-      new Promise((resolve, reject) => {
-        waitRaw.async(handle, timeoutMs, quietUs, (error: unknown, result: number) =>
-          error === null || error === undefined ? resolve(result) : reject(error),
-        );
-      }),
+    captureWait: onThread(library.func('int mm_capture_wait(int handle, int timeout_ms, uint32_t quiet_us)')),
     captureWake: library.func('int mm_capture_wake(int handle)'),
     captureLosses: library.func('int mm_capture_losses(int handle, uint32_t map_id, void *out)'),
     captureClose: library.func('int mm_capture_close(int handle)'),
   };
+}
+
+/** Has a function run on a thread of libuv's pool. */
+function onThread<Arguments extends unknown[]>(
+  func: ReturnType<LibraryHandle['func']>,
+): (...args: Arguments) => Promise<number> {
+  return (...args) =>
+    new Promise((resolve, reject) => {
+      func.async(...args, (error: unknown, result: number) =>
+        error === null || error === undefined ? resolve(result) : reject(error),
+      );
+    });
 }
 
 /** A library of another version would read and write past our buffers: it is refused before anything is called. */
