@@ -17,6 +17,7 @@ import type { AgentMap } from './agent-map.js';
 import type { Cleanup } from './cleanup.js';
 import { ClockGuard } from './clock-guard.js';
 import { Control } from './control.js';
+import { Expiries } from './expiries.js';
 import { helloOf } from './hello.js';
 import { Journal, type JournalComponents } from './journal.js';
 import { type MapComponents, makeMaps } from './make-maps.js';
@@ -133,6 +134,7 @@ export async function composeAgent(
   });
   const pump = new Pump(maps, capture, mesh, timers, log, fail);
   const sweeps = new Sweeps(maps, { pump, capture, clock, timers, log, random: () => random.next() });
+  const expiries = new Expiries(maps, { pump, clock, timers, random: () => random.next() }, fail);
   const reconciler = new Reconciler(
     { maps, mesh, origins, clock, timers, log },
     {
@@ -231,6 +233,7 @@ export async function composeAgent(
   for (const map of maps) mesh.subscribe(map.topic, (frame, from) => receive(parts, map, frame, from));
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
+  cleanup.push(() => expiries.stop());
   cleanup.push(() => membership.stop());
   cleanup.push(() => reconciler.stop());
   clockGuard.check();

@@ -235,8 +235,10 @@ export class Control implements AgentControl {
       lost: map.lost,
       pending: map.core.pending,
       held: map.core.held,
+      expired: counters.expired,
       lastSweep: map.lastSweep,
       state: map.state,
+      policy: map.policy,
       problems: problemsOf(map),
       sees: coverageOf(info.kind, map.tier, map.isMemory),
     };

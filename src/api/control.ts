@@ -10,6 +10,7 @@
  */
 import type { CaptureTier } from '../core/capture-port.js';
 import type { EntryLayout } from '../core/layout.js';
+import type { MapPolicy } from '../core/map-policy.js';
 import type { MapKind } from '../core/map-port.js';
 
 /** A peer that is connected now. */
@@ -67,8 +68,11 @@ export interface MapReport {
   readonly pending: number;
   /** Entries that vanished from the kernel map in too great a number: neither spread as deletes nor put back (I8). */
   readonly held: number;
+  /** Registers deleted by this node since it started because nobody had touched them for the map's time to live. */
+  readonly expired: number;
   readonly lastSweep: SweepSummary | null;
   readonly state: MapState;
+  readonly policy: MapPolicy;
   /** Sentences, most important first; empty when all is well. */
   readonly problems: readonly string[];
   /** Which kinds of write are noticed at once and which by the next sweep (invariant I7). */
@@ -105,8 +109,8 @@ export interface RegisterReport {
   readonly origin: string;
 }
 
-/** `local`: captured here; `remote`: a peer's; `sweep`: a local change that only a sweep noticed. */
-export type ChangeSource = 'local' | 'remote' | 'sweep';
+/** `local`: captured here; `remote`: a peer's; `sweep`: a local change that only a sweep noticed; `expiry`: untouched too long. */
+export type ChangeSource = 'local' | 'remote' | 'sweep' | 'expiry';
 
 /** A register that won. Key and value belong to the caller of the listener and are valid only during the call. */
 export interface ChangeReport extends RegisterReport {

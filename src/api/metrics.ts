@@ -56,6 +56,12 @@ const MAP_FIGURES: readonly MapFigure[] = [
     read: (map) => map.held,
   },
   {
+    name: 'expired_total',
+    kind: 'counter',
+    help: 'Registers deleted by this node because their time to live was over',
+    read: (map) => map.expired,
+  },
+  {
     name: 'last_sweep_timestamp_seconds',
     kind: 'gauge',
     help: 'When the last sweep ended, seconds since 1970',

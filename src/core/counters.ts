@@ -20,6 +20,8 @@ export interface MapCounters {
   stale: number;
   /** Deletes, seen or found by a sweep, that were too many to be believed, and were not spread. */
   heldDeletes: number;
+  /** Registers deleted here because nobody had touched them for the map's time to live. */
+  expired: number;
 }
 
 export function newCounters(): MapCounters {
@@ -34,5 +36,6 @@ export function newCounters(): MapCounters {
     heldBack: 0,
     stale: 0,
     heldDeletes: 0,
+    expired: 0,
   };
 }

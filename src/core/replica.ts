@@ -37,13 +37,13 @@ import { ORIGIN_SELF, type Origins } from './origins.js';
 import { Provenance } from './provenance.js';
 import { RegisterHash } from './register-hash.js';
 import { EntryFlag, RegisterTable } from './register-table.js';
-import { compareStamps, type Stamp, stampTimeUs } from './stamp.js';
+import { compareStamps, type Stamp, stampAfter, stampTimeUs } from './stamp.js';
 
 /** Most states of an entry that are kept while the log is replayed: the log settles all of them every 100 ms as a rule. */
 const PRIORS_MAX = 256;
 
 /** Where a change of a register came from. */
-export type ChangeSource = 'local' | 'remote' | 'sweep';
+export type ChangeSource = 'local' | 'remote' | 'sweep' | 'expiry';
 
 export interface ReplicaComponents {
   readonly hlc: HybridClock;
@@ -298,6 +298,17 @@ export class Replica {
     this.table.setStamp(entry, hi, lo, ORIGIN_SELF);
     this.#registers.fold(entry, 1);
     this.#unsent.push(entry);
+  }
+
+  /** Replaces a live register by a tombstone that follows it at once (core/expiry.ts). */
+  expire(entry: number): void {
+    const { hi, lo } = stampAfter(this.stamp(entry));
+    this.#store(entry, this.table.key(entry), 0, null, 0, hi, lo, ORIGIN_SELF);
+    this.#unsent.push(entry);
+    // What vanishes from a kernel map before the log says why would be taken for a delete of somebody's after a kill -9.
+    for (const mirror of this.#mirrors) mirror.pushUnlogged(entry);
+    if (this.priors.size > 0) this.priors.delete(entry);
+    this.onChange?.(entry, 'expiry');
   }
 
   /** Takes the entry out of everything, without a trace (core/forget.ts says when). */

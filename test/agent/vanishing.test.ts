@@ -4,76 +4,14 @@ import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { mapmesh, TestAgent } from '../support/agents.js';
-import {
-  dumpPin,
-  kernelMapsImpossible,
-  pinnedMapId,
-  type TestMapSpec,
-  TestMaps,
-} from '../support/kernel-maps.js';
+import { dumpPin, kernelMapsImpossible, pinnedMapId, type TestMapSpec } from '../support/kernel-maps.js';
 import { mapWriter, sameEntries } from '../support/map-writer.js';
+import { Pair } from '../support/pair.js';
 import { until } from '../support/until.js';
 
 const skip = kernelMapsImpossible() ?? false;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 10_000 };
 const ENTRIES = 1000;
-
-/** Nodes `a` and `b` with a pinned map each, `b` joined to `a`. */
-class Pair {
-  readonly maps = new TestMaps();
-  readonly agents = new Map<string, TestAgent>();
-
-  pin(name: string): string {
-    return join(this.maps.directory, name);
-  }
-
-  async start(name: string, extra: readonly string[] = []): Promise<TestAgent> {
-    const first = this.agents.get('a');
-    const agent = await TestAgent.start({
-      maps: { m: this.pin(name) },
-      extra: ['--sweep-interval-ms', '500', ...extra],
-      ...(first !== undefined && name !== 'a' && { bootstrap: [first.multiaddr] }),
-    });
-    this.agents.set(name, agent);
-    return agent.ready();
-  }
-
-  async report(name: string) {
-    return this.agents.get(name)!.map('m');
-  }
-
-  /** The sweep is told nothing: it compares and repairs. */
-  async sweep(name: string): Promise<void> {
-    const { api } = this.agents.get(name)!;
-    const response = await fetch(`http://${api}/v1/maps/m/sweep`, { method: 'POST' });
-    assert.equal(response.status, 200);
-  }
-
-  release(name: string, ...flags: string[]) {
-    const done = mapmesh('release', 'm', '--json', '--api', this.agents.get(name)!.api, ...flags);
-    assert.equal(done.code, 0, done.stderr);
-    return JSON.parse(done.stdout) as { releasedDeletes: number; refilled: number };
-  }
-
-  async untilEqual(size: number): Promise<void> {
-    const sizes = () => `${dumpPin(this.pin('a')).size} and ${dumpPin(this.pin('b')).size} entries`;
-    const isEqual = () => {
-      const [a, b] = [dumpPin(this.pin('a')), dumpPin(this.pin('b'))];
-      return a.size === size && sameEntries(a, b);
-    };
-    await until(`both kernel maps to have the same ${size} entries`, isEqual, 15_000, sizes);
-    await until(
-      'the digests to be equal',
-      async () => (await this.report('a')).digest === (await this.report('b')).digest,
-    );
-  }
-
-  async end(): Promise<void> {
-    await Promise.all([...this.agents.values()].map((agent) => agent.end()));
-    this.maps.remove();
-  }
-}
 
 describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
   const pair = new Pair();

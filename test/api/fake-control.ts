@@ -14,6 +14,7 @@ import { DUMP_CHUNK_ENTRIES } from '../../src/api/control.js';
 import { fromHex, toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import type { EntryLayout } from '../../src/core/layout.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 
 export const PEER_ID = '12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA';
 export const OTHER_PEER_ID = '12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo';
@@ -64,6 +65,8 @@ export function sampleMap(changes: Partial<MapReport> = {}): MapReport {
     lost: 2,
     pending: 1,
     held: 0,
+    expired: 0,
+    policy: DEFAULT_POLICY,
     lastSweep: { atMs: 1_795_000_000_000, durationMs: 812, entries: 123_456, repairs: 4 },
     state: 'live',
     problems: [],

@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import type { MapReport, PeerReport, StatusReport } from '../../api/control.js';
 import { MapmeshError } from '../../core/errors.js';
+import { formatPolicy } from '../../core/map-policy.js';
 import { type ClientFlags, clientOf, tableColumns, withClientFlags } from '../common.js';
 import { formatCount, formatDuration, plural, withoutPeerId } from '../format.js';
 import { printJson, printLine } from '../output.js';
@@ -136,6 +137,7 @@ function renderMap(map: MapReport, columns: number): string {
         ? 'never'
         : `${new Date(swept.atMs).toISOString()}, took ${formatDuration(swept.durationMs)}, ${plural(swept.repairs, 'repair')}`,
     ],
+    ...policyFacts(map),
     ['capture', map.capture],
     ['at once', map.sees.atOnce.join(', ') || 'nothing'],
     ['by sweep', map.sees.atSweep.join(', ') || 'nothing'],
@@ -147,6 +149,14 @@ function renderMap(map: MapReport, columns: number): string {
   return [`${map.name}  ${map.state}`, ...rows.map(([label, line]) => `  ${label!.padEnd(12)}${line}`)].join(
     '\n',
   );
+}
+
+/** What is not as by default, and what that has done. */
+function policyFacts({ policy, expired }: MapReport): [string, string][] {
+  const words = formatPolicy(policy);
+  if (words.length === 0) return [];
+  const done = expired > 0 ? [`${expired} expired`] : [];
+  return [['policy', [words.join(' '), ...done].join(', ')]];
 }
 
 /** Breaks at blanks; a word that is longer than a line stays whole. */
