@@ -33,7 +33,10 @@ const AWAY_HELLO = z.object({ peerId: z.string().max(64).refine(isPeerId), awayM
 
 const AGENT_HELLO = z.object({
   /** The node's clock, milliseconds since 1970. */
-  wallMs: z.number(),
+  wallMs: z
+    .number()
+    .min(0)
+    .max(Number.MAX_SAFE_INTEGER / 1000),
   /** Members that the node waits for. */
   away: z.array(AWAY_HELLO).max(AWAY_MAX),
   /** The node has caught up with the mesh: others may join from it. */

@@ -263,7 +263,8 @@ function restore(
   type: number,
   payload: Uint8Array,
 ): void {
-  if (type === RecordType.MARK && payload.length === 8) {
+  if (type === RecordType.MARK) {
+    expectLength(type, payload, 8);
     const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
     hlc.skipTo({ hi: view.getUint32(0, true), lo: view.getUint32(4, true) });
     return;
@@ -272,19 +273,22 @@ function restore(
   const map = maps.get(toHex(payload.subarray(at, at + MAP_ID_BYTES)));
   if (map === undefined) return; // of a map that this agent no longer has, or that has another shape now
   const { replica } = map.core;
-  if (type === RecordType.BATCH) replica.restore(payload);
+  const { keyBytes } = replica.shape;
+  if (type === RecordType.BATCH) restoreBatch(map, payload);
   else if (type === RecordType.APPLIED) replica.settleRestored();
-  else if (type === RecordType.HORIZON) replica.raiseHorizon(timeOf(payload));
-  else if (type === RecordType.DROP) dropRestored(replica, payload.subarray(MAP_ID_BYTES));
-  else if (type === RecordType.SETBACK) {
-    dropOwnAfter(replica, timeOf(payload));
-    hlc.setBack(timeOf(payload));
+  else if (type === RecordType.HORIZON) replica.raiseHorizon(timeOf(type, payload));
+  else if (type === RecordType.DROP) {
+    expectLength(type, payload, MAP_ID_BYTES + keyBytes);
+    dropRestored(replica, payload.subarray(MAP_ID_BYTES));
+  } else if (type === RecordType.SETBACK) {
+    dropOwnAfter(replica, timeOf(type, payload));
+    hlc.setBack(timeOf(type, payload));
   } else if (type === RecordType.KERNEL) {
     const kernelMap = new TextDecoder().decode(payload.subarray(MAP_ID_BYTES));
     if (kernelMaps.get(map) !== kernelMap) replica.doubtRestored(map.core.mirror);
     kernelMaps.set(map, kernelMap);
   } else if (type === RecordType.HELD) {
-    const { keyBytes } = replica.shape;
+    expectLength(type, payload, payload.length - ((payload.length - MAP_ID_BYTES) % keyBytes));
     for (let at: number = MAP_ID_BYTES; at + keyBytes <= payload.length; at += keyBytes) {
       replica.restoreHeld(map.core.mirror, payload, at);
     }
@@ -308,8 +312,33 @@ function timeRecord(map: AgentMap, timeUs: number): Uint8Array {
   return Buffer.concat([map.core.replica.mapId, time]);
 }
 
-function timeOf(payload: Uint8Array): number {
-  return Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(MAP_ID_BYTES, true));
+/** The checksum of the log is right: what is wrong all the same was written by something else than this. */
+function restoreBatch({ core }: AgentMap, frame: Uint8Array): void {
+  try {
+    core.replica.restore(frame);
+  } catch (error) {
+    if (!(error instanceof MapmeshError)) throw error;
+    throw damagedRecord(RecordType.BATCH, error.message, error);
+  }
+}
+
+function expectLength(type: number, payload: Uint8Array, bytes: number): void {
+  if (payload.length !== bytes)
+    throw damagedRecord(type, `it has ${payload.length} bytes, expected ${bytes}`);
+}
+
+function damagedRecord(type: number, what: string, cause?: MapmeshError): MapmeshError {
+  return new MapmeshError('ERR_DATA_DIR', `Cannot read register log: a record of type ${type}: ${what}`, {
+    cause,
+    hint: 'Move all files "registers*" of the data directory elsewhere: the node then takes the state of the mesh.',
+  });
+}
+
+function timeOf(type: number, payload: Uint8Array): number {
+  expectLength(type, payload, MAP_ID_BYTES + 8);
+  const timeUs = Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(MAP_ID_BYTES, true));
+  if (!Number.isSafeInteger(timeUs)) throw damagedRecord(type, 'its time is over 2^53');
+  return timeUs;
 }
 
 /** The keys of those entries that are held back, as payloads of HELD. */

@@ -29,6 +29,8 @@ const AWAY_MS = 30_000;
 const HORIZON_STEP_US_MAX = 5_000_000;
 /** Entries looked at in one turn: about a millisecond. */
 const PURGE_ENTRIES = 16_384;
+/** Most members, those that are away included: what peers can make us remember, and wait for. */
+export const MEMBERS_MAX = 1024;
 /** How often it is written down when members were last heard of. */
 const SAVE_MS = 60_000;
 const FILE = 'members';
@@ -114,13 +116,13 @@ export class Members {
   /** Takes in what a member says of itself and of others. */
   hear(peerId: string, hello: AgentHello): void {
     const nowMs = this.#nowMs();
-    if (!this.#members.has(peerId)) this.#unsaved = true;
+    const origin = this.#originOf(peerId);
+    if (!this.#members.has(peerId)) this.#makeRoom();
     this.#members.set(peerId, {
       lastSeenMs: nowMs,
       clockAheadMs: hello.wallMs - nowMs,
     });
-    this.#clockOffsetsMs.set(peerId, hello.wallMs - this.#components.timers.nowMs());
-    const origin = this.#originOf(peerId);
+    this.#noteClock(peerId, hello.wallMs);
     for (const [map, stability] of this.#stability) {
       const theirs = hello.maps.find((candidate) => isSame(map, candidate));
       if (theirs === undefined) {
@@ -195,9 +197,12 @@ export class Members {
       known.lastSeenMs = Math.max(known.lastSeenMs, lastSeenMs);
       return;
     }
+    // What others say of somebody must not crowd out those that speak for themselves.
+    if (this.#members.size >= MEMBERS_MAX) return;
+    const origin = this.#components.origins.introduce(publicKeyOfPeerId(peerId));
+    if (origin === undefined) return;
     this.#members.set(peerId, { lastSeenMs, clockAheadMs: null });
     this.#unsaved = true;
-    const origin = this.#originOf(peerId);
     for (const stability of this.#stability.values()) stability.expect(origin);
   }
 
@@ -216,11 +221,37 @@ export class Members {
     const nowMs = this.#nowMs();
     for (const [peerId, { lastSeenMs }] of this.#members) {
       if (nowMs - lastSeenMs <= this.#options.forgetAfterMs) continue;
-      this.#members.delete(peerId);
-      this.#unsaved = true;
-      for (const stability of this.#stability.values()) stability.forget(this.#originOf(peerId));
+      this.#drop(peerId);
       this.#components.log.info({ peerId }, 'a member was away for too long and is forgotten');
     }
+  }
+
+  /** For a member that speaks for itself: the one that was not heard of for longest goes. */
+  #makeRoom(): void {
+    this.#unsaved = true;
+    if (this.#members.size < MEMBERS_MAX) return;
+    const [peerId] = [...this.#members].reduce((oldest, each) =>
+      each[1].lastSeenMs < oldest[1].lastSeenMs ? each : oldest,
+    );
+    this.#drop(peerId);
+    this.#components.log.warn({ peerId, membersMax: MEMBERS_MAX }, 'too many members: one is forgotten');
+  }
+
+  #drop(peerId: string): void {
+    this.#members.delete(peerId);
+    this.#unsaved = true;
+    const origin = this.#components.origins.find(publicKeyOfPeerId(peerId));
+    if (origin === undefined) return;
+    for (const stability of this.#stability.values()) stability.forget(origin);
+  }
+
+  /** As many clocks as members; who speaks is known, whoever has spoken only once goes first. */
+  #noteClock(peerId: string, wallMs: number): void {
+    const offsets = this.#clockOffsetsMs;
+    offsets.delete(peerId);
+    offsets.set(peerId, wallMs - this.#components.timers.nowMs());
+    const [oldest] = offsets.keys();
+    if (offsets.size > MEMBERS_MAX && oldest !== undefined) offsets.delete(oldest);
   }
 
   async #dropTombstones(map: AgentMap, stability: Stability): Promise<void> {

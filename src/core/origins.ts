@@ -10,20 +10,31 @@ export const ORIGIN_KEY_BYTES = 32;
 /** Most origins in one process's lifetime; a bound on what strangers can make us remember. */
 export const ORIGINS_MAX = 4096;
 
+/** Most of them of which others only say that they exist: whatever a peer invents, room is left for those that write. */
+export const ORIGINS_HEARSAY_MAX = 1024;
+
 export class Origins {
   readonly #keys: Uint8Array[] = [];
   readonly #byHex = new Map<string, number>();
+  /** Numbers of those that nothing proves yet. */
+  readonly #hearsay = new Set<number>();
 
   /** @param self this node's public key; it gets number 0. */
   constructor(self: Uint8Array) {
     this.intern(self);
   }
 
-  /** @throws MapmeshError ERR_LIMIT when there are {@link ORIGINS_MAX} already. */
+  /**
+   * The number of an origin that signed something, or that we are linked to.
+   * @throws MapmeshError ERR_LIMIT when there are {@link ORIGINS_MAX} already.
+   */
   intern(publicKey: Uint8Array): number {
     const hex = toHex(publicKey);
     const known = this.#byHex.get(hex);
-    if (known !== undefined) return known;
+    if (known !== undefined) {
+      this.#hearsay.delete(known);
+      return known;
+    }
     invariant(publicKey.length === ORIGIN_KEY_BYTES, 'an origin is a 32-byte Ed25519 public key');
     if (this.#keys.length === ORIGINS_MAX) {
       throw new MapmeshError(
@@ -35,6 +46,21 @@ export class Origins {
     this.#keys.push(new Uint8Array(publicKey)); // `slice` of a Node Buffer would be no copy
     this.#byHex.set(hex, number);
     return number;
+  }
+
+  /** The number of an origin that a peer names; undefined if there is no room for more of these. */
+  introduce(publicKey: Uint8Array): number | undefined {
+    const known = this.find(publicKey);
+    if (known !== undefined) return known;
+    if (this.#hearsay.size >= ORIGINS_HEARSAY_MAX || this.#keys.length === ORIGINS_MAX) return undefined;
+    const number = this.intern(publicKey);
+    this.#hearsay.add(number);
+    return number;
+  }
+
+  /** Undefined for one that was never heard of. */
+  find(publicKey: Uint8Array): number | undefined {
+    return this.#byHex.get(toHex(publicKey));
   }
 
   key(number: number): Uint8Array {

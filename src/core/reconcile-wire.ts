@@ -145,6 +145,7 @@ export function decodeAsk(frame: Uint8Array): { level: number; nodes: number[] }
   const nodes = Array.from({ length: count }, (_, i) => view.getUint16(HEADER_BYTES + 2 + 2 * i, true));
   if (nodes.some((node) => node >= FAN_OUT ** level))
     throw wire('a node outside the tree', 'one of its level');
+  if (!isAscending(nodes)) throw wire('nodes out of order', 'each once, in order');
   return { level, nodes };
 }
 
@@ -192,9 +193,13 @@ export function decodeList(frame: Uint8Array): ListedBucket[] {
   const buckets: ListedBucket[] = [];
   let at = HEADER_BYTES;
   let total = 0;
+  let last = -1;
   for (let i = 0; i < count; i++) {
     if (at + 4 > frame.length) throw wire('a list cut short', 'all its buckets');
     const bucket = view.getUint16(at, true);
+    // Each costs an answer: a list that names one again and again would be answered without end.
+    if (bucket <= last) throw wire('buckets out of order', 'each once, in order');
+    last = bucket;
     const items = view.getUint16(at + 2, true);
     at += 4;
     total += items;
@@ -239,6 +244,7 @@ export function decodeWant(frame: Uint8Array, items: number): { wanted: number[]
   expectLength(frame, 6 + 2 * (wanted + gone));
   const numbers = Array.from({ length: wanted + gone }, (_, i) => view.getUint16(6 + 2 * i, true));
   if (numbers.some((number) => number >= items)) throw wire('an item that was not listed', 'one that was');
+  if (new Set(numbers).size < numbers.length) throw wire('an item that is named twice', 'each once');
   return { wanted: numbers.slice(0, wanted), gone: numbers.slice(wanted) };
 }
 
@@ -344,6 +350,10 @@ function open(frame: Uint8Array, type: number, bytes: number, exactly: 'at least
 
 function expectLength(frame: Uint8Array, bytes: number): void {
   if (frame.length !== bytes) throw wire(`frame type ${frame[1]} of ${frame.length} bytes`, `${bytes}`);
+}
+
+function isAscending(numbers: readonly number[]): boolean {
+  return numbers.every((number, i) => i === 0 || number > numbers[i - 1]!);
 }
 
 function safeNumber(view: DataView, at: number): number {

@@ -22,9 +22,9 @@
  * Sources: Merkle tree exchange as in Dynamo (DeCandia et al., 2007, 4.7); the tree of sums is core/digest.ts.
  */
 import { FrameType, frameType, wire } from './batch.js';
-import { DIGEST_BUCKETS } from './digest.js';
 import { drop } from './forget.js';
 import type { Origins } from './origins.js';
+import { BucketIndex, compareBucket, itemOf } from './reconcile-buckets.js';
 import {
   ASK_NODES_MAX,
   bucketsUnder,
@@ -56,7 +56,7 @@ import {
 import { EntryFlag } from './register-table.js';
 import { batchesOf, bundled, currentBatches } from './relay.js';
 import type { Replica } from './replica.js';
-import { compareStamps, stampTimeUs } from './stamp.js';
+import { stampTimeUs } from './stamp.js';
 
 /** With more groups than this that differ, whole batches are asked for before the descent. */
 const SINCE_GROUPS_MIN = 4;
@@ -64,8 +64,6 @@ const SINCE_GROUPS_MIN = 4;
 const MUCH_LESS_SHARE = 0.5;
 /** ... unless the other has no more than this: then descending costs next to nothing. */
 const MUCH_REGISTERS_MIN = 2048;
-/** Entries looked at between two pauses. */
-const PAUSE_ENTRIES = 8192;
 
 /** What a side does with what the other sends. */
 export interface ReconcileComponents {
@@ -121,7 +119,7 @@ class Side {
   /** The registers of batches that a node with this vector does not have. @param all also of origins not in it */
   protected *later({ batches }: Vector, all: boolean): Generator<Uint8Array | null> {
     const { origins } = this.components;
-    const known = new Map(batches.map(({ origin, seq }) => [origins.intern(origin), seq]));
+    const known = new Map(batches.map(({ origin, seq }) => [origins.find(origin), seq]));
     const isLater = (origin: number, seq: number) => {
       const complete = known.get(origin);
       return complete === undefined ? all : seq > complete;
@@ -143,7 +141,8 @@ class Side {
   protected adopt({ horizonUs, batches }: Vector): void {
     this.replica.raiseHorizon(horizonUs);
     for (const { origin, seq } of batches) {
-      this.replica.batches.completeTo(this.components.origins.intern(origin), seq);
+      const number = this.components.origins.introduce(origin);
+      if (number !== undefined) this.replica.batches.completeTo(number, seq);
     }
   }
 
@@ -337,6 +336,8 @@ export class Answerer extends Side {
   #peer: Outline | null = null;
   /** One at the start, one after the whole batches. */
   #probesLeft = 2;
+  /** All later batches are asked for once: each time costs as much as the map is large. */
+  #hasCaughtUp = false;
   #compareOnly = false;
   /** The digests were the same: our END has been said already. */
   #isEqual = false;
@@ -356,7 +357,7 @@ export class Answerer extends Side {
     if (type === FrameType.PROBE && this.#probesLeft > 0) yield this.#onProbe(frame);
     else if (this.#peer === null || this.outcome !== 'open') throw wire(`frame type ${type}`, 'a probe');
     else if (type === FrameType.ASK) yield this.#onAsk(frame);
-    else if (type === FrameType.SINCE) yield* this.#onSince(frame);
+    else if (type === FrameType.SINCE && !this.#hasCaughtUp) yield* this.#onSince(frame);
     else if (type === FrameType.LIST) yield* this.#onList(frame, this.#peer);
     else if (type === FrameType.BUNDLE && !this.#compareOnly) yield* this.merge(frame);
     else if (type === FrameType.END) {
@@ -383,6 +384,7 @@ export class Answerer extends Side {
 
   *#onSince(frame: Uint8Array): Generator<Uint8Array | null> {
     const { all, ...vector } = decodeVector(frame, FrameType.SINCE);
+    this.#hasCaughtUp = true;
     const ours = this.vectorNow();
     yield* this.later(vector, all);
     yield encodeVector(FrameType.VECTOR, ours);
@@ -443,95 +445,4 @@ function sumsUnder(
     }
   });
   return sums;
-}
-
-function itemOf(replica: Replica, entry: number): ListItem {
-  const { table } = replica;
-  return { ...replica.fingerprint(entry), hi: table.stampHi(entry), lo: table.stampLo(entry) };
-}
-
-interface BucketVerdict {
-  /** Entries whose register wins over the listed one of the same key. */
-  readonly newerHere: number[];
-  readonly onlyHere: { readonly entry: number; readonly item: ListItem }[];
-  /** Numbers of listed items whose register wins over ours of the same key. */
-  readonly newerThere: number[];
-  readonly onlyThere: number[];
-}
-
-/**
- * Compares what is here with what was listed. Two keys may have the same tag: registers that are the same on both sides
- * are paired first, so that the others still find their like or none.
- */
-function compareBucket(
-  replica: Replica,
-  entries: readonly number[],
-  items: readonly ListItem[],
-): BucketVerdict {
-  const verdict: BucketVerdict = { newerHere: [], onlyHere: [], newerThere: [], onlyThere: [] };
-  const theirs = new Set(items.keys());
-  const pair = (mine: ListItem, isLike: (item: ListItem) => boolean): number | undefined => {
-    for (const i of theirs) if (items[i]!.tag === mine.tag && isLike(items[i]!)) return i;
-    return undefined;
-  };
-  const ours = entries
-    .map((entry) => ({ entry, item: itemOf(replica, entry) }))
-    .filter(({ item }) => {
-      const same = pair(
-        item,
-        ({ hi, lo, check }) => hi === item.hi && lo === item.lo && check === item.check,
-      );
-      return same === undefined || !theirs.delete(same);
-    });
-  for (const { entry, item } of ours) {
-    const like = pair(item, () => true);
-    if (like === undefined) {
-      verdict.onlyHere.push({ entry, item });
-      continue;
-    }
-    theirs.delete(like);
-    const order = compareStamps(item.hi, item.lo, items[like]!.hi, items[like]!.lo);
-    // Equal stamps: origin or value decides, which the merge knows.
-    if (order >= 0) verdict.newerHere.push(entry);
-    if (order <= 0) verdict.newerThere.push(like);
-  }
-  verdict.onlyThere.push(...theirs);
-  return verdict;
-}
-
-/** Entries chained by digest bucket, as of when it was built. */
-class BucketIndex {
-  readonly #replica: Replica;
-  /** One byte per bucket: those to index. */
-  readonly #wanted: Uint8Array | null;
-  readonly #first = new Int32Array(DIGEST_BUCKETS).fill(-1);
-  readonly #next: Int32Array;
-
-  /** @param buckets null for all. */
-  constructor(replica: Replica, buckets: readonly number[] | null) {
-    this.#replica = replica;
-    this.#next = new Int32Array(replica.table.end).fill(-1);
-    this.#wanted = buckets === null ? null : new Uint8Array(DIGEST_BUCKETS);
-    for (const bucket of buckets ?? []) this.#wanted![bucket] = 1;
-  }
-
-  *build(): Generator<null> {
-    const { table } = this.#replica;
-    for (let entry = 0; entry < this.#next.length; entry++) {
-      if (entry % PAUSE_ENTRIES === 0) yield null;
-      if (!table.has(entry, EntryFlag.USED)) continue;
-      const bucket = table.keyHash(entry) >>> 16;
-      if (this.#wanted?.[bucket] === 0) continue;
-      this.#next[entry] = this.#first[bucket]!;
-      this.#first[bucket] = entry;
-    }
-  }
-
-  /** Those that are still in the bucket: an entry may be another key's by now. */
-  *entries(bucket: number): Generator<number> {
-    const { table } = this.#replica;
-    for (let entry = this.#first[bucket]!; entry >= 0; entry = this.#next[entry]!) {
-      if (table.has(entry, EntryFlag.USED) && table.keyHash(entry) >>> 16 === bucket) yield entry;
-    }
-  }
 }

@@ -251,9 +251,7 @@ export class Replica {
   restore(frame: Uint8Array): void {
     const view = decodeBatch(frame, this.mapId, this.shape);
     const cover = coverOf(view, this.#components.hash);
-    this.#isRestoring = true;
-    const { origin, seq } = this.#merge(frame, view, cover, Number.POSITIVE_INFINITY);
-    this.#isRestoring = false;
+    const { origin, seq } = this.#mergeRestored(frame, view, cover);
     this.batches.note(origin, seq, false);
     if (origin === ORIGIN_SELF) this.batches.completeTo(origin, seq);
   }
@@ -400,6 +398,16 @@ export class Replica {
       if (tag === ItemTag.VALUE && !table.valueIs(found, frame, keyAt + shape.keyBytes)) return false;
     }
     return true;
+  }
+
+  /** An error must not leave a replica that takes every batch for one of its log. */
+  #mergeRestored(frame: Uint8Array, view: BatchView, cover: Cover): Received {
+    this.#isRestoring = true;
+    try {
+      return this.#merge(frame, view, cover, Number.POSITIVE_INFINITY);
+    } finally {
+      this.#isRestoring = false;
+    }
   }
 
   #merge(frame: Uint8Array, view: BatchView, cover: Cover, stampUsMax: number): Received {

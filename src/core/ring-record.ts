@@ -77,6 +77,7 @@ export class RingRecords {
   }
 }
 
+/** Not by bits: those would be signed, and a length over 2^31 negative. */
 function roundUp8(n: number): number {
-  return (n + 7) & ~7;
+  return Math.ceil(n / 8) * 8;
 }

@@ -85,11 +85,19 @@ export function decodeFileHeader(bytes: Buffer): FileHeader | string {
   if (!bytes.subarray(0, 8).equals(MAGIC)) return 'it does not begin like a register log';
   if (bytes.readUInt32LE(40) !== crc32(bytes.subarray(0, 40))) return 'its header has a wrong checksum';
   if (bytes[8] !== FORMAT_VERSION) return `format version ${bytes[8]}, this mapmesh reads ${FORMAT_VERSION}`;
+  const [number, fromNumber, fromBytes] = [16, 24, 32].map((at) => Number(bytes.readBigUInt64LE(at))) as [
+    number,
+    number,
+    number,
+  ];
+  if (fromNumber === 0 ? fromBytes !== 0 : fromNumber >= number || fromBytes < FILE_HEADER_BYTES) {
+    return `log ${number} cannot take over from byte ${fromBytes} of log ${fromNumber}`;
+  }
   return {
     kind: bytes[9]!,
     salt: bytes.readUInt32LE(12),
-    number: Number(bytes.readBigUInt64LE(16)),
-    from: { number: Number(bytes.readBigUInt64LE(24)), bytes: Number(bytes.readBigUInt64LE(32)) },
+    number,
+    from: { number: fromNumber, bytes: fromBytes },
   };
 }
 

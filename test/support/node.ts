@@ -35,6 +35,22 @@ export function verifySignature(publicKey: Uint8Array, bytes: Uint8Array, signat
   return verify(null, bytes, key, signature);
 }
 
+/** Who a node is, and how it proves that. */
+export interface TestKeys {
+  readonly publicKey: Uint8Array;
+  sign(bytes: Uint8Array): Uint8Array;
+  verify(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean;
+}
+
+function freshKeys(): TestKeys {
+  const { publicKey, privateKey } = generateKeyPairSync('ed25519');
+  return {
+    publicKey: new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(SPKI_PREFIX.length)),
+    sign: (bytes) => sign(null, bytes, privateKey),
+    verify: verifySignature,
+  };
+}
+
 export interface TestNode {
   readonly clock: TestClock;
   readonly hlc: HybridClock;
@@ -49,10 +65,9 @@ export function testNode(
   hlc = new HybridClock(),
   mapId?: Uint8Array,
   options: Partial<ReplicatedMapOptions> = {},
+  { publicKey, sign, verify }: TestKeys = freshKeys(),
 ): TestNode {
-  const { publicKey, privateKey } = generateKeyPairSync('ed25519');
-  const raw = new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(SPKI_PREFIX.length));
-  const origins = new Origins(raw);
+  const origins = new Origins(publicKey);
   const shape: MapShape = port.info;
   const map = new ReplicatedMap(
     port,
@@ -62,8 +77,8 @@ export function testNode(
       origins,
       windows: new WriteWindows(),
       hash: sha256,
-      sign: (bytes) => sign(null, bytes, privateKey),
-      verify: verifySignature,
+      sign,
+      verify,
     },
     {
       name: 'test',
@@ -76,5 +91,5 @@ export function testNode(
       ...options,
     },
   );
-  return { clock, hlc, origins, publicKey: raw, map };
+  return { clock, hlc, origins, publicKey, map };
 }

@@ -1,0 +1,221 @@
+/** What the data directory gives back: the files of the register log, the records in them, the small files. */
+import assert from 'node:assert/strict';
+import { basename } from 'node:path';
+import { crc32 } from 'node:zlib';
+import { AgentMap } from '../../../src/agent/agent-map.js';
+import { Journal } from '../../../src/agent/journal.js';
+import { SILENT_LOG } from '../../../src/config/log.js';
+import { decodeIdentity, generateIdentity } from '../../../src/mesh/identity.js';
+import { makeSecret, parseSecret } from '../../../src/mesh/secret.js';
+import type { Disk, DiskFile } from '../../../src/persist/disk.js';
+import { findLogFiles } from '../../../src/persist/log-files.js';
+import { FILE_HEADER_BYTES, recordEnd } from '../../../src/persist/log-format.js';
+import { replayFiles } from '../../../src/persist/log-replay.js';
+import {
+  openRegisterLog,
+  type RegisterLog,
+  type RegisterLogOptions,
+} from '../../../src/persist/register-log.js';
+import { SimDisk } from '../../persist/register-log-sim-disk.js';
+import type { SeededRandom } from '../../sim/random.js';
+import { mutate } from '../mutate.js';
+import { checkTable, seededNode } from '../nodes.js';
+import type { Subject, Target } from '../target.js';
+import { BatchSource } from './batches.js';
+
+const MB = 1024 * 1024;
+const DIRECTORY = '/data';
+/** Offsets of the header's checksum and of a record's, and where what they cover begins. */
+const HEADER_CHECKSUM_AT = 40;
+const RECORD_CHECKSUM_AT = 4;
+const RECORD_COVERED_AT = 8;
+const SALT_AT = 12;
+
+/** Files that are only read. */
+class MemoryDisk implements Disk {
+  readonly #files: ReadonlyMap<string, Uint8Array>;
+
+  constructor(files: ReadonlyMap<string, Uint8Array>) {
+    this.#files = files;
+  }
+
+  list(): Promise<readonly string[]> {
+    return Promise.resolve([...this.#files.keys()]);
+  }
+
+  open(path: string): Promise<DiskFile> {
+    const bytes = this.#files.get(basename(path))!;
+    const read = (buffer: Uint8Array, at: number, position: number) => {
+      assert.ok(at >= 0 && position >= 0, 'reads lie in the file');
+      const piece = bytes.subarray(position, position + buffer.length - at);
+      buffer.set(piece, at);
+      return Promise.resolve(piece.length);
+    };
+    return Promise.resolve({ read, write: refuse, datasync: refuse, close: () => Promise.resolve() });
+  }
+
+  readonly create = refuse;
+  readonly rename = refuse;
+  readonly remove = refuse;
+  readonly syncDirectory = refuse;
+}
+
+function refuse(): Promise<never> {
+  throw new Error('a replay only reads');
+}
+
+/** The files of a directory after a few runs, some of which were killed. */
+async function someFiles(random: SeededRandom): Promise<Map<string, Uint8Array>> {
+  let disk = new SimDisk(() => random.next());
+  for (let run = 0; run < 4; run++) {
+    const log = await openRegisterLog(
+      { path: DIRECTORY },
+      { disk, onRecord: () => undefined, onHole: () => undefined },
+    );
+    for (let i = 0; i < 10; i++)
+      log.append(random.between(0, 128), random.bytes(random.pick([0, 5, 30, 120])));
+    if (random.chance(0.5)) await log.synced();
+    if (random.chance(0.3))
+      await log.rewrite(async function* () {
+        for (let i = 0; i < 5; i++) yield { type: i, payload: random.bytes(20) };
+      });
+    await log.close();
+    disk = disk.crash('kill');
+  }
+  return disk.files();
+}
+
+/** Gives the header, and every record that its length field finds, the right checksum: an attacker of the disk can, too. */
+function sealed(bytes: Uint8Array): Uint8Array {
+  const out = Buffer.from(bytes);
+  if (out.length < FILE_HEADER_BYTES) return out;
+  out.writeUInt32LE(crc32(out.subarray(0, HEADER_CHECKSUM_AT)), HEADER_CHECKSUM_AT);
+  const salt = out.readUInt32LE(SALT_AT);
+  for (let at = FILE_HEADER_BYTES; at + 9 <= out.length; ) {
+    const end = at + 9 + out.readUInt32LE(at);
+    if (end > out.length) break;
+    out.writeUInt32LE(crc32(out.subarray(at + RECORD_COVERED_AT, end), salt), at + RECORD_CHECKSUM_AT);
+    assert.equal(recordEnd(out, at, out.length, salt), end, 'a sealed record is whole');
+    at = end;
+  }
+  return out;
+}
+
+/** Input: number of the file that is replaced, and what stands in it instead. */
+const log: Target = {
+  name: 'log',
+  codes: ['ERR_DATA_DIR'],
+  inputsPerRound: 400,
+  rounds: 8,
+  heldBytesMax: 8 * MB,
+  begin: async (random) => {
+    const files = await someFiles(random);
+    const names = [...files.keys()];
+    return {
+      next: () => {
+        const number = random.between(0, names.length);
+        const mutated = mutate(files.get(names[number]!)!, random, [...files.values()]);
+        const content = random.chance(0.8) ? sealed(mutated) : mutated;
+        return Buffer.concat([Buffer.from([number]), content]);
+      },
+      take: async (input) => {
+        const disk = new MemoryDisk(new Map([...files, [names[input[0]!]!, input.subarray(1)]]));
+        const found = await findLogFiles(disk, DIRECTORY);
+        if (found.logs.length > 0) await replayFiles(disk, DIRECTORY, found, () => undefined);
+      },
+    };
+  },
+};
+
+/** Input: the type of a record, and its payload. */
+const journal: Target = {
+  name: 'journal',
+  codes: ['ERR_DATA_DIR'],
+  inputsPerRound: 2500,
+  rounds: 8,
+  heldBytesMax: 24 * MB,
+  begin: beginJournal,
+};
+
+async function beginJournal(random: SeededRandom): Promise<Subject> {
+  const node = seededNode(random);
+  const source = new BatchSource(random.fork());
+  const map = new AgentMap(node.map, 'topic', 'sweep');
+  let options: RegisterLogOptions | null = null;
+  const none = () => undefined;
+  await Journal.open(
+    {
+      timers: { every: () => ({ cancel: none }) } as never,
+      openLog: (given) => {
+        options = given;
+        return Promise.resolve({
+          replayed: { records: 0, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0 },
+          append: none,
+        } as unknown as RegisterLog);
+      },
+      bootId: () => 'boot',
+    },
+    [map],
+    node.hlc,
+    SILENT_LOG,
+  );
+  const { mapId } = node.map.replica;
+  const record = (type: number): Uint8Array => {
+    const time = Buffer.alloc(8);
+    time.writeBigUInt64LE(BigInt(Math.floor(node.clock.wallUs() - random.between(0, 10 ** 6))));
+    const key = () => Buffer.from([random.between(0, 256), random.between(0, 16), 0, 0]);
+    if (type === 1) return source.next();
+    if (type === 2) return random.bytes(8);
+    if (type === 3) return Buffer.concat([mapId, Buffer.from(`boot/${random.between(0, 3)}`)]);
+    if (type === 5 || type === 7) return Buffer.concat([mapId, time]);
+    if (type === 6) return Buffer.concat([mapId, key()]);
+    if (type === 8) return Buffer.concat([mapId, key(), key(), key()]);
+    return mapId;
+  };
+  return {
+    next: () => {
+      const type = random.chance(0.6) ? 1 : random.between(2, 10);
+      const payload = record(type);
+      const changed = random.chance(0.6) ? payload : mutate(payload, random);
+      return Buffer.concat([Buffer.from([type]), changed]);
+    },
+    take: (input) => options!.onRecord(input[0]!, input.subarray(1)),
+    check: () => {
+      checkTable(node);
+      const { mark } = node.hlc;
+      assert.ok(Number.isSafeInteger(mark.hi) && Number.isSafeInteger(mark.lo), 'the clock shows a time');
+    },
+  };
+}
+
+/** Input: which file, and what stands in it. */
+const files: Target = {
+  name: 'files',
+  codes: ['ERR_DATA_DIR', 'ERR_SECRET'],
+  inputsPerRound: 5000,
+  rounds: 4,
+  heldBytesMax: 8 * MB,
+  begin: (random) => {
+    const valid = [
+      generateIdentity((bytes) => random.bytes(bytes)),
+      makeSecret((bytes) => random.bytes(bytes)),
+      Buffer.from('12\n'),
+    ];
+    const newest = async (bytes: Uint8Array) => {
+      await findLogFiles(new MemoryDisk(new Map([['registers.newest', bytes]])), DIRECTORY);
+    };
+    const readers = [decodeIdentity, parseSecret, newest];
+    return {
+      next: () => {
+        const which = random.between(0, valid.length);
+        const content = random.chance(0.1) ? valid[which]! : mutate(valid[which]!, random, valid);
+        return Buffer.concat([Buffer.from([which]), content]);
+      },
+      take: async (input) => {
+        await readers[input[0]!]!(input.subarray(1));
+      },
+    };
+  },
+};
+
+export const DISK_TARGETS: readonly Target[] = [log, journal, files];
