@@ -8,9 +8,9 @@ import type { Journal } from './journal.js';
 
 /**
  * `joining`: taking the mesh's state, kernel map untouched but for what wins; `live`: in step;
- * `refused`: not replicated, {@link AgentMap.refusal} says why.
+ * `refused`: not replicated, {@link AgentMap.refusal} says why; `removed`: not this agent's any more.
  */
-export type AgentMapState = 'joining' | 'live' | 'refused';
+export type AgentMapState = 'joining' | 'live' | 'refused' | 'removed';
 
 const NO_LOSSES: CaptureLosses = { ringFull: 0, skipped: 0, unreadable: 0 };
 
@@ -24,6 +24,8 @@ export interface SweepRecord {
 export class AgentMap {
   readonly core: ReplicatedMap;
   readonly topic: string;
+  /** Which map of its name it is (core/batch.ts, mapIdOf). */
+  readonly generation: number;
   tier: CaptureTier;
   /** Where batches are kept; null if nothing is kept on disk. */
   journal: Journal | null = null;
@@ -54,10 +56,11 @@ export class AgentMap {
   /** Losses of kernel maps that the map was bound to before. */
   #lostBefore = 0;
 
-  constructor(core: ReplicatedMap, topic: string, tier: CaptureTier) {
+  constructor(core: ReplicatedMap, topic: string, tier: CaptureTier, generation = 1) {
     this.core = core;
     this.topic = topic;
     this.tier = tier;
+    this.generation = generation;
   }
 
   get name(): string {
@@ -67,6 +70,11 @@ export class AgentMap {
   /** A `memory:` map is only ever written by this agent: there is nothing to capture or to sweep. */
   get isMemory(): boolean {
     return this.core.port.info.kernelId === null;
+  }
+
+  /** Whether it takes part at all: batches of it are made, taken in and exchanged. */
+  get isReplicated(): boolean {
+    return this.state === 'joining' || this.state === 'live';
   }
 
   get lost(): number {

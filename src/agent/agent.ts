@@ -9,6 +9,7 @@ import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { HybridClock } from '../core/hybrid-clock.js';
+import type { MapPort } from '../core/map-port.js';
 import { Origins } from '../core/origins.js';
 import type { Timers } from '../core/timers.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
@@ -20,7 +21,7 @@ import { Control } from './control.js';
 import { Expiries } from './expiries.js';
 import { helloOf } from './hello.js';
 import { Journal, type JournalComponents } from './journal.js';
-import { type MapComponents, makeMaps } from './make-maps.js';
+import { createMapMaker, type MapComponents, type MapToMake } from './make-maps.js';
 import { Members, type MembersComponents } from './members.js';
 import { Membership } from './membership.js';
 import { OriginNames } from './origin-names.js';
@@ -29,6 +30,7 @@ import { Pump } from './pump.js';
 import { Readiness } from './readiness.js';
 import { type PinPort, Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
+import { Replication, type StartOptions } from './replication.js';
 import { Sweeps } from './sweeps.js';
 import { VERSION } from './version.js';
 
@@ -45,6 +47,8 @@ export interface AgentComponents extends Omit<MapComponents, 'hlc' | 'origins'> 
   /** The data directory; null keeps nothing on disk. */
   readonly dataDir: (Pick<JournalComponents, 'openLog'> & NonNullable<MembersComponents['store']>) | null;
   readonly bootId: JournalComponents['bootId'];
+  /** The kernel maps that the agent starts with, by the names that they have in the mesh. */
+  readonly ports: ReadonlyMap<string, MapPort>;
   /** Pins by which maps are bound, by the map's name. */
   readonly pins: ReadonlyMap<string, PinPort>;
   createMesh(handlers: MeshHandlers): Mesh;
@@ -55,6 +59,10 @@ export interface AgentComponents extends Omit<MapComponents, 'hlc' | 'origins'> 
 export interface ComposedAgent {
   readonly parts: AgentParts;
   readonly control: AgentControl;
+  /** Takes up another map while the agent runs. */
+  startMap(map: MapToMake, options: StartOptions): AgentMap;
+  /** Lets a map go; its kernel map stays. */
+  stopMap(map: AgentMap): Promise<void>;
   /** Resolves with the reason if the agent cannot go on (turned away by the mesh, no map left, a loop broke). */
   readonly failed: Promise<unknown>;
 }
@@ -72,7 +80,10 @@ export async function composeAgent(
   const { clock, timers, log, random, capture, dataDir, publicKey } = components;
   const hlc = new HybridClock();
   const origins = new Origins(publicKey);
-  const maps = makeMaps(settings, { ...components, hlc, origins });
+  const makeMap = createMapMaker(settings, { ...components, hlc, origins });
+  /** Of all parts; {@link Replication} changes it. */
+  const maps: AgentMap[] = [];
+  const firstMaps = [...components.ports].map(([name, port]) => makeMap({ name, port }));
   // Those that they are bound to at the end; the ones of the start are closed already where they were replaced.
   cleanup.push(() => {
     for (const map of maps) map.core.port.close();
@@ -83,13 +94,12 @@ export async function composeAgent(
       ? null
       : await Journal.open(
           { timers, bootId: components.bootId, openLog: (options) => dataDir.openLog(options) },
-          maps,
+          firstMaps,
           hlc,
           log,
         );
   if (journal !== null) cleanup.push(() => journal.close());
-  for (const map of maps) {
-    map.journal = journal;
+  for (const map of firstMaps) {
     map.holdsApplies = map.hasHistory;
     map.nextSweep = map.hasHistory ? 'restart' : 'initial';
   }
@@ -108,7 +118,7 @@ export async function composeAgent(
   );
   cleanup.push(() => clockGuard.stop());
   const members = new Members(
-    { maps, origins, hlc, clock, timers, log, journal, store: dataDir },
+    { origins, hlc, clock, timers, log, journal, store: dataDir },
     {
       peerId: peerIdOfPublicKey(publicKey),
       forgetAfterMs: settings.forgetAfterMs,
@@ -125,7 +135,7 @@ export async function composeAgent(
   });
 
   const mesh = components.createMesh({
-    describe: () => helloOf(maps, membership.ready, members, clock),
+    describe: () => helloOf(maps, membership, members, clock),
     onHello: (peerId, app) => membership.hello(peerId, app),
     onDistantHello: (peerId, app) => membership.distantHello(peerId, app),
     onPeerUp: (peerId) => membership.up(peerId),
@@ -165,10 +175,6 @@ export async function composeAgent(
   );
   const readiness = new Readiness(() => membership.ready, timers);
   const rebinder = new Rebinder(
-    maps.flatMap((map) => {
-      const pin = components.pins.get(map.name);
-      return pin === undefined ? [] : [{ map, pin }];
-    }),
     {
       pump,
       sweeps,
@@ -207,6 +213,7 @@ export async function composeAgent(
     if (map.state !== 'joining') return;
     map.state = 'live';
     log.info({ map: map.name, entries: map.core.replica.entries, capture: map.tier }, 'map is live');
+    if (replication.isLate(map)) mesh.announce();
     readiness.changed();
   }
 
@@ -226,11 +233,17 @@ export async function composeAgent(
     members,
     membership,
     readiness,
+    rebinder,
   };
+  const replication = new Replication(maps, {
+    ...parts,
+    capture,
+    receive: (map, frame, from) => receive(parts, map, frame, from),
+  });
+  for (const map of firstMaps) replication.admit(map, components.pins.get(map.name) ?? null);
   const control = new Control(parts);
   cleanup.push(await components.serve(control));
   cleanup.push(() => mesh.stop());
-  for (const map of maps) mesh.subscribe(map.topic, (frame, from) => receive(parts, map, frame, from));
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
   cleanup.push(() => expiries.stop());
@@ -238,7 +251,7 @@ export async function composeAgent(
   cleanup.push(() => reconciler.stop());
   clockGuard.check();
   cleanup.push(() => rebinder.stop());
-  for (const map of maps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
+  for (const map of firstMaps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
   await mesh.start();
   pump.start();
   membership.start();
@@ -246,12 +259,22 @@ export async function composeAgent(
   rebinder.start();
   cleanup.push(watchBootstrap(settings, parts, fail));
 
-  return { parts, control, failed };
+  return {
+    parts,
+    control,
+    failed,
+    startMap: (map, options) => {
+      const made = makeMap(map);
+      replication.start(made, options);
+      return made;
+    },
+    stopMap: (map) => replication.stop(map),
+  };
 }
 
 /** Validates and merges a gossiped batch in one go. */
 function receive(parts: AgentParts, map: AgentMap, frame: Uint8Array, from: string): Verdict {
-  if (map.state === 'refused') return 'ignore';
+  if (!map.isReplicated) return 'ignore';
   try {
     const { origin, seq, won, heldBack } = map.receive(frame);
     if (map.core.replica.batches.note(origin, seq, heldBack === 0)) {

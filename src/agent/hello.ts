@@ -1,10 +1,11 @@
 /** What agents tell each other about themselves, on connecting and each second (the `app` part of the mesh's hello). */
 import { z } from 'zod';
 import type { Clock } from '../core/clock.js';
-import { MAP_KINDS, type MapShape } from '../core/map-port.js';
+import { MAP_KINDS, type MapShape, shapeDifferences } from '../core/map-port.js';
 import { isPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import type { Members } from './members.js';
+import type { Membership } from './membership.js';
 
 /** Most maps that one node may announce. */
 const MAPS_MAX = 1024;
@@ -13,6 +14,8 @@ export const AWAY_MAX = 256;
 
 const MAP_HELLO = z.object({
   name: z.string().min(1).max(64),
+  /** Which map of this name it is: see core/batch.ts, mapIdOf. */
+  generation: z.int().min(1),
   kind: z.enum(MAP_KINDS),
   keyBytes: z.int().min(1).max(65_536),
   valueBytes: z
@@ -27,6 +30,8 @@ const MAP_HELLO = z.object({
   /** Up to when it has dropped tombstones. */
   horizonUs: z.int().min(0),
   digest: z.string().regex(/^[0-9a-f]{16}$/),
+  /** The node has caught up with the mesh as to this map: others may take it from there. */
+  live: z.boolean(),
 });
 
 const AWAY_HELLO = z.object({ peerId: z.string().max(64).refine(isPeerId), awayMs: z.number().min(0) });
@@ -54,6 +59,15 @@ export function parseAgentHello(app: unknown): AgentHello | undefined {
   return parsed.success ? parsed.data : undefined;
 }
 
+/** Another map of the same name, or another shape of it, is another map. */
+export function isSameMap(map: AgentMap, theirs: MapHello): boolean {
+  return (
+    map.name === theirs.name &&
+    map.generation === theirs.generation &&
+    shapeDifferences(map.core.port.info, shapeOf(theirs)).length === 0
+  );
+}
+
 export function shapeOf(map: MapHello): MapShape {
   return { kind: map.kind, keyBytes: map.keyBytes, valueBytes: map.valueBytes };
 }
@@ -61,24 +75,26 @@ export function shapeOf(map: MapHello): MapShape {
 /** What this node says of itself. */
 export function helloOf(
   maps: readonly AgentMap[],
-  ready: boolean,
+  membership: Pick<Membership, 'ready' | 'isLive'>,
   members: Pick<Members, 'word' | 'away'>,
   clock: Clock,
 ): AgentHello {
   return {
     wallMs: clock.wallUs() / 1000,
     away: members.away(),
-    ready,
+    ready: membership.ready,
     maps: maps
-      .filter((map) => map.state !== 'refused')
+      .filter((map) => map.isReplicated)
       .map((map) => ({
         name: map.name,
+        generation: map.generation,
         kind: map.core.port.info.kind,
         keyBytes: map.core.port.info.keyBytes,
         valueBytes: map.core.port.info.valueBytes,
         ...members.word(map),
         horizonUs: map.core.replica.horizonUs,
         digest: map.core.replica.digest.hex(),
+        live: membership.isLive(map),
       })),
   };
 }

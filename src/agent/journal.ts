@@ -65,7 +65,7 @@ export interface JournalComponents {
 
 export class Journal {
   readonly #components: JournalComponents;
-  readonly #maps: ReadonlyMap<string, AgentMap>;
+  readonly #maps: Map<string, AgentMap>;
   readonly #hlc: HybridClock;
   readonly #log: Log;
   readonly #registers: RegisterLog;
@@ -80,7 +80,7 @@ export class Journal {
 
   private constructor(
     components: JournalComponents,
-    maps: ReadonlyMap<string, AgentMap>,
+    maps: Map<string, AgentMap>,
     hlc: HybridClock,
     log: Log,
     registers: RegisterLog,
@@ -114,13 +114,10 @@ export class Journal {
     for (const map of agentMaps) {
       const { replica } = map.core;
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
-      replica.onDrop = (key) => journal?.drop(map, key);
       const now = kernelMapOf(map, components);
       map.hasHistory = now !== null && kernelMaps.get(map) === now;
       map.remembers = kernelMaps.has(map);
-      if (!map.hasHistory) journal.#inDoubt.add(map);
-      journal.#noteHeldOf(map);
-      if (now !== null) registers.append(RecordType.KERNEL, kernelRecord(map, now));
+      journal.#follow(map);
     }
     const { records, bytes, tornBytes, holes } = registers.replayed;
     if (records > 0) log.info({ records, bytes, tornBytes, holes }, 'registers restored from disk');
@@ -130,6 +127,22 @@ export class Journal {
   /** Why the disk does not hold everything; null when all is well. */
   get problem(): MapmeshError | null {
     return this.#registers.problem;
+  }
+
+  /** Keeps a map from now on of which the log has nothing, or nothing that counts. */
+  add(map: AgentMap): void {
+    this.#maps.set(toHex(map.core.replica.mapId), map);
+    this.#follow(map);
+  }
+
+  /** Keeps the map no longer: what the log has of it is gone with the next rewrite. */
+  remove(map: AgentMap): void {
+    this.#maps.delete(toHex(map.core.replica.mapId));
+    this.#inDoubt.delete(map);
+    this.#newlyHeld.delete(map);
+    map.journal = null;
+    map.core.replica.onDrop = null;
+    map.core.mirror.onHold = null;
   }
 
   /** The map was bound to another kernel map, which has nothing of it yet. */
@@ -202,10 +215,17 @@ export class Journal {
     if (bytes > REWRITE_FACTOR * snapshotBytes + REWRITE_BYTES_MIN) this.rewrite();
   }
 
-  #noteHeldOf(map: AgentMap): void {
+  /** Has the map tell what happens to it. */
+  #follow(map: AgentMap): void {
+    const { replica } = map.core;
+    map.journal = this;
+    replica.onDrop = (key) => this.drop(map, key);
     const entries: number[] = [];
     this.#newlyHeld.set(map, entries);
     map.core.mirror.onHold = (entry) => entries.push(entry);
+    if (!map.hasHistory) this.#inDoubt.add(map);
+    const now = kernelMapOf(map, this.#components);
+    if (now !== null) this.#registers.append(RecordType.KERNEL, kernelRecord(map, now));
   }
 
   #noteHeld(): void {

@@ -1,4 +1,4 @@
-/** Makes the replicated maps of an agent from the kernel maps that it was given. */
+/** Makes the replicated maps of an agent from the kernel maps that it is given. */
 import { hash } from 'node:crypto';
 import { type PolicySettings, policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
@@ -23,7 +23,6 @@ export interface Random {
 }
 
 export interface MapComponents {
-  readonly ports: ReadonlyMap<string, MapPort>;
   readonly capture: CapturePort;
   readonly clock: Clock;
   readonly hlc: HybridClock;
@@ -34,11 +33,20 @@ export interface MapComponents {
   readonly secret: Uint8Array | null;
 }
 
-/** The maps as the agent handles them, captured from now on. */
-export function makeMaps(
+/** What one replicated map is made from. */
+export interface MapToMake {
+  readonly name: string;
+  readonly port: MapPort;
+  readonly generation?: number;
+}
+
+/** Makes maps as the agent handles them, captured from then on. */
+export type MapMaker = (map: MapToMake) => AgentMap;
+
+export function createMapMaker(
   settings: Pick<AgentSettings, 'cluster' | 'skewMsMax'> & PolicySettings,
-  { ports, capture, clock, hlc, origins, sign, verify, random, secret }: MapComponents,
-): AgentMap[] {
+  { capture, clock, hlc, origins, sign, verify, random, secret }: MapComponents,
+): MapMaker {
   const components = {
     clock,
     hlc,
@@ -51,8 +59,8 @@ export function makeMaps(
   const digestKey = sha256(
     Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
   );
-  return [...ports].map(([name, port]) => {
-    const mapId = mapIdOf(settings.cluster, name, port.info, sha256);
+  return ({ name, port, generation = 1 }) => {
+    const mapId = mapIdOf(settings.cluster, name, port.info, sha256, generation);
     const core = new ReplicatedMap(port, components, {
       name,
       mapId,
@@ -65,8 +73,8 @@ export function makeMaps(
     });
     const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
-    return new AgentMap(core, topic, tier);
-  });
+    return new AgentMap(core, topic, tier, generation);
+  };
 }
 
 function sha256(bytes: Uint8Array): Uint8Array {

@@ -17,8 +17,7 @@ import { Stability } from '../core/stability.js';
 import type { Timer, Timers } from '../core/timers.js';
 import { isPeerId, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
-import type { AgentHello, AwayHello, MapHello } from './hello.js';
-import { AWAY_MAX } from './hello.js';
+import { type AgentHello, AWAY_MAX, type AwayHello, isSameMap } from './hello.js';
 import type { Journal } from './journal.js';
 
 /** How often it is looked whether tombstones may be dropped. */
@@ -36,7 +35,6 @@ const SAVE_MS = 60_000;
 const FILE = 'members';
 
 export interface MembersComponents {
-  readonly maps: readonly AgentMap[];
   readonly origins: Origins;
   readonly hlc: HybridClock;
   readonly clock: Clock;
@@ -93,9 +91,21 @@ export class Members {
     this.#components = components;
     this.#options = options;
     this.#horizonStepUs = Math.max(1, Math.min(HORIZON_STEP_US_MAX, (options.tombstoneMsMin * 1000) / 4));
-    for (const map of components.maps) {
-      this.#stability.set(map, new Stability(map.core.replica, (timeUs) => components.hlc.promise(timeUs)));
-    }
+  }
+
+  /** A map is this agent's from now on. */
+  add(map: AgentMap): void {
+    const stability = new Stability(map.core.replica, (timeUs) => this.#components.hlc.promise(timeUs));
+    // Who has heard of the map already says so in its next hello; until then nothing is stable.
+    for (const peerId of this.#members.keys()) stability.expect(this.#originOf(peerId));
+    this.#stability.set(map, stability);
+  }
+
+  /** The map is this agent's no longer. */
+  remove(map: AgentMap): void {
+    this.#stability.delete(map);
+    this.#noted.delete(map);
+    this.#purged.delete(map);
   }
 
   /** Recalls the members of an earlier run, and starts dropping tombstones. @throws MapmeshError ERR_DATA_DIR */
@@ -124,7 +134,7 @@ export class Members {
     });
     this.#noteClock(peerId, hello.wallMs);
     for (const [map, stability] of this.#stability) {
-      const theirs = hello.maps.find((candidate) => isSame(map, candidate));
+      const theirs = hello.maps.find((candidate) => isSameMap(map, candidate));
       if (theirs === undefined) {
         stability.forget(origin);
         continue;
@@ -273,10 +283,11 @@ export class Members {
     // Before anything is dropped: whoever restarts from the log must not take back what the others have dropped.
     this.#noteHorizon(map);
     let dropped = 0;
-    for (let entry = 0; entry < replica.table.end; entry += PURGE_ENTRIES) {
+    for (let entry = 0; entry < replica.table.end && map.state === 'live'; entry += PURGE_ENTRIES) {
       dropped += purge(replica, entry, PURGE_ENTRIES);
       await this.#components.timers.turn();
     }
+    if (map.state !== 'live') return; // it was stopped meanwhile
     this.#purged.set(map, purgedUs);
     if (dropped > 0) this.#components.log.debug({ map: map.name, dropped }, 'tombstones dropped');
   }
@@ -308,17 +319,6 @@ export class Members {
   #nowMs(): number {
     return Math.floor(this.#components.clock.wallUs() / 1000);
   }
-}
-
-/** Maps of another shape are other maps. */
-function isSame(map: AgentMap, theirs: MapHello): boolean {
-  const { kind, keyBytes, valueBytes } = map.core.port.info;
-  return (
-    map.name === theirs.name &&
-    kind === theirs.kind &&
-    keyBytes === theirs.keyBytes &&
-    valueBytes === theirs.valueBytes
-  );
 }
 
 function parseStored(bytes: Uint8Array): z.infer<typeof STORED> {

@@ -34,6 +34,8 @@ interface MapSeen {
 
 interface Peer {
   hello: AgentHello;
+  /** When that came. */
+  heardMs: number;
   /** Hellos have gone both ways: streams can be opened. */
   isUp: boolean;
   readonly seen: Map<string, MapSeen>;
@@ -78,6 +80,8 @@ export class Membership {
   readonly #peers = new Map<string, Peer>();
   /** Maps reconciled with some ready peer, or that nobody ready has. */
   readonly #caughtUp = new Set<AgentMap>();
+  /** When each map was taken up: what was said before that is not about it. */
+  readonly #addedMs = new Map<AgentMap, number>();
   #firstPeerMs: number | null = null;
   /** Since when there is no peer; null while there is one, and before the first. */
   #aloneSinceMs: number | null = null;
@@ -86,6 +90,7 @@ export class Membership {
   readonly #isFirst: boolean;
   readonly #lonelyAfterMs: number;
   #lonelyTimer: Timer | null = null;
+  #isStarted = false;
 
   constructor(
     maps: readonly AgentMap[],
@@ -104,12 +109,45 @@ export class Membership {
     this.#hooks = hooks;
     this.#isFirst = options.isFirst;
     this.#lonelyAfterMs = options.lonelyAfterMs;
-    if (options.isFirst) for (const map of maps) this.#caughtUp.add(map);
   }
 
   /** Starts what can start without peers. */
   start(): void {
-    for (const map of this.#caughtUp) this.#hooks.onCaughtUp(map);
+    this.#isStarted = true;
+    if (this.#isFirst) for (const map of this.#maps) this.#setCaughtUp(map);
+  }
+
+  /**
+   * A map is this agent's from now on.
+   * @param isFounder nobody else can have had it before: it needs no catching up with others.
+   */
+  add(map: AgentMap, isFounder: boolean): void {
+    if (!this.#isStarted) return;
+    this.#addedMs.set(map, this.#timers.nowMs());
+    if (isFounder) this.#setCaughtUp(map);
+    for (const [peerId, peer] of this.#peers) {
+      for (const theirs of peer.hello.maps) {
+        if (theirs.name !== map.name || theirs.generation !== map.generation) continue;
+        if (!this.#checkShape(map, peerId, theirs)) continue;
+        if (peer.isUp && this.#isOursToAsk(map, peerId)) this.#reconciler.request(map, peerId);
+      }
+    }
+  }
+
+  /** The map is this agent's no longer. */
+  remove(map: AgentMap): void {
+    this.#caughtUp.delete(map);
+    this.#addedMs.delete(map);
+    if (this.#outdated.delete(map)) this.#hooks.onReadiness();
+    for (const peer of this.#peers.values()) {
+      peer.reconciled.delete(map);
+      peer.seen.delete(map.name);
+    }
+  }
+
+  /** Whether this node has caught up with the mesh as to the map. */
+  isLive(map: AgentMap): boolean {
+    return map.state === 'live' && !this.#outdated.has(map);
   }
 
   stop(): void {
@@ -133,19 +171,22 @@ export class Membership {
     const hello = parseAgentHello(app);
     if (hello === undefined)
       throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
-    const peer = this.#peers.get(peerId) ?? { hello, isUp: false, seen: new Map(), reconciled: new Set() };
-    const becameReady = hello.ready && !(this.#peers.has(peerId) && peer.hello.ready);
+    const heardMs = this.#timers.nowMs();
+    const before = this.#peers.get(peerId);
+    const peer = before ?? { hello, heardMs, isUp: false, seen: new Map(), reconciled: new Set() };
+    const liveBefore = new Set(this.#maps.filter((map) => this.#isLiveAt(map, peerId)));
     peer.hello = hello;
+    peer.heardMs = heardMs;
     this.#peers.set(peerId, peer);
-    this.#firstPeerMs ??= this.#timers.nowMs();
+    this.#firstPeerMs ??= heardMs;
     this.#aloneSinceMs = null;
     this.#hooks.onHello(peerId, hello);
     for (const theirs of hello.maps) {
-      const ours = this.#maps.find((map) => map.name === theirs.name);
-      if (ours === undefined) continue;
-      if (this.#checkShape(ours, peerId, theirs)) this.#checkProgress(ours, peerId, peer, theirs);
+      const ours = this.#find(theirs);
+      if (ours === undefined || !this.#checkShape(ours, peerId, theirs)) continue;
+      this.#checkProgress(ours, peerId, peer, theirs);
     }
-    if (becameReady && peer.isUp) this.#reconcileWith(peerId);
+    if (peer.isUp) this.#reconcileWith(peerId, (map) => this.#isLiveAt(map, peerId) && !liveBefore.has(map));
     this.#checkJoined();
   }
 
@@ -171,8 +212,21 @@ export class Membership {
 
   /** A reconcile brings both sides everything: of two that are in step, one asks. Who is not asks in any case. */
   #isOursToAsk(map: AgentMap, peerId: string): boolean {
-    const isPeerReady = this.#peers.get(peerId)?.hello.ready === true;
-    return map.state !== 'live' || this.#outdated.has(map) || !isPeerReady || this.#self < peerId;
+    return !this.isLive(map) || !this.#isLiveAt(map, peerId) || this.#self < peerId;
+  }
+
+  /** Whether the peer has caught up. Of a map that came later it may have, though it is yet to with another one. */
+  #isLiveAt(map: AgentMap, peerId: string): boolean {
+    const hello = this.#peers.get(peerId)?.hello;
+    const theirs = hello?.maps.find(
+      ({ name, generation }) => name === map.name && generation === map.generation,
+    );
+    return theirs?.live === true && (hello?.ready === true || this.#addedMs.has(map));
+  }
+
+  /** Our map that the peer speaks of; while the two do not mean the same, the catalog is yet to bring them together. */
+  #find(theirs: MapHello): AgentMap | undefined {
+    return this.#maps.find((map) => map.name === theirs.name && map.generation === theirs.generation);
   }
 
   reconciled(map: AgentMap, peerId: string): void {
@@ -180,7 +234,7 @@ export class Membership {
     const peer = this.#peers.get(peerId);
     if (peer === undefined) return;
     peer.reconciled.add(map);
-    if (peer.hello.ready) this.#setCaughtUp(map);
+    if (this.#isLiveAt(map, peerId)) this.#setCaughtUp(map);
   }
 
   gone(peerId: string): void {
@@ -209,10 +263,11 @@ export class Membership {
   }
 
   /** Asks the peer for each map that both have, unless it does. */
-  #reconcileWith(peerId: string): void {
-    const names = new Set(this.#peers.get(peerId)?.hello.maps.map((map) => map.name));
+  #reconcileWith(peerId: string, isConcerned: (map: AgentMap) => boolean = () => true): void {
+    const hello = this.#peers.get(peerId)?.hello;
     for (const map of this.#maps) {
-      if (!names.has(map.name) || map.mismatches.has(peerId)) continue;
+      if (hello === undefined || !speaksOf(hello, map) || map.mismatches.has(peerId)) continue;
+      if (!isConcerned(map)) continue;
       if (this.#isOursToAsk(map, peerId)) this.#reconciler.request(map, peerId);
     }
   }
@@ -262,42 +317,42 @@ export class Membership {
       seen.comparedMs = nowMs;
     }
     const isDue = theirs.digest !== ownDigest && this.#hooks.isHeldBackDue(map);
-    if ((missedTail || stuckApart || isDue) && map.state !== 'refused') this.#reconciler.request(map, peerId);
+    if ((missedTail || stuckApart || isDue) && map.isReplicated) this.#reconciler.request(map, peerId);
   }
 
   #checkJoined(): void {
     for (const map of this.#outdated) {
-      const isElsewhere = [...this.#peers.values()].some(({ hello }) =>
-        hello.maps.some(({ name }) => name === map.name),
-      );
+      const isElsewhere = [...this.#peers.values()].some(({ hello }) => speaksOf(hello, map));
       if (!isElsewhere && this.#outdated.delete(map)) this.#hooks.onReadiness();
     }
-    const readyPeers = [...this.#peers.entries()].filter(([, peer]) => peer.hello.ready);
     for (const map of this.#maps) {
       if (map.state !== 'joining' || this.#caughtUp.has(map)) continue;
-      const somebodyHasIt = readyPeers.some(([, peer]) =>
-        peer.hello.maps.some(({ name }) => name === map.name),
-      );
-      if (readyPeers.length > 0 && !somebodyHasIt) this.#setCaughtUp(map);
+      if (this.#isNowhereElse(map)) this.#setCaughtUp(map);
+      else if (this.#mayGoFirst(map)) {
+        this.#log.info({ map: map.name }, 'no peer is ready; this node goes first');
+        this.#setCaughtUp(map);
+      }
     }
-    if (readyPeers.length > 0) return;
-    for (const map of this.#maps) {
-      if (map.state !== 'joining' || this.#caughtUp.has(map) || !this.#mayGoFirst(map)) continue;
-      this.#log.info({ map: map.name }, 'no peer is ready; this node goes first');
-      this.#setCaughtUp(map);
-    }
+  }
+
+  /** Some peer is ready, and none that is has the map. */
+  #isNowhereElse(map: AgentMap): boolean {
+    const ready = [...this.#peers.values()].filter(({ hello }) => hello.ready);
+    const addedMs = this.#addedMs.get(map) ?? 0;
+    return (
+      ready.length > 0 && ready.every(({ hello, heardMs }) => heardMs > addedMs && !speaksOf(hello, map))
+    );
   }
 
   #mayGoFirst(map: AgentMap): boolean {
     if (this.#firstPeerMs === null) return false;
-    const waitedMs = this.#timers.nowMs() - this.#firstPeerMs;
+    const waitedMs = this.#timers.nowMs() - Math.max(this.#firstPeerMs, this.#addedMs.get(map) ?? 0);
     if (waitedMs < FOUNDER_DELAY_MS) return false;
+    if ([...this.#peers.keys()].some((peerId) => this.#isLiveAt(map, peerId))) return false;
     if ([...this.#peers.keys()].some((peerId) => peerId < this.#self)) return false;
     const knowsAll = [...this.#peers].every(
       ([peerId, { hello, reconciled }]) =>
-        reconciled.has(map) ||
-        map.mismatches.has(peerId) ||
-        hello.maps.every(({ name }) => name !== map.name),
+        reconciled.has(map) || map.mismatches.has(peerId) || !speaksOf(hello, map),
     );
     return knowsAll || waitedMs >= FOUNDER_DELAY_MS_MAX;
   }
@@ -307,4 +362,8 @@ export class Membership {
     this.#caughtUp.add(map);
     this.#hooks.onCaughtUp(map);
   }
+}
+
+function speaksOf(hello: AgentHello, map: AgentMap): boolean {
+  return hello.maps.some(({ name, generation }) => name === map.name && generation === map.generation);
 }

@@ -11,6 +11,7 @@ import type { Membership } from './membership.js';
 import type { OriginNames } from './origin-names.js';
 import type { Pump } from './pump.js';
 import type { Readiness } from './readiness.js';
+import type { Rebinder } from './rebinder.js';
 import type { Reconciler } from './reconciler.js';
 import type { Sweeps } from './sweeps.js';
 
@@ -31,4 +32,5 @@ export interface AgentParts {
   readonly members: Members;
   readonly membership: Membership;
   readonly readiness: Readiness;
+  readonly rebinder: Rebinder;
 }

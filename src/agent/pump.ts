@@ -66,7 +66,6 @@ export class Pump {
     this.#timers = timers;
     this.#log = log;
     this.#fail = fail;
-    for (const map of maps) this.listen(map);
     this.#retryTimer = timers.every(RETRY_TICK_MS, () => this.scheduleApply());
   }
 
@@ -151,9 +150,9 @@ export class Pump {
   /** Resolves when nothing of the map waits to be applied; what the kernel refuses does not count. */
   async applied(map: AgentMap): Promise<void> {
     const turns = new Turns(this.#timers);
-    while (map.core.isApplying && this.#isRunning) {
+    while (map.core.isApplying && map.isReplicated && this.#isRunning) {
       await this.#logged(map);
-      map.core.applyStep();
+      if (map.isReplicated) map.core.applyStep();
       await turns.pause();
     }
   }
@@ -178,7 +177,7 @@ export class Pump {
   }
 
   #hasUnsent(): boolean {
-    return this.#maps.some((map) => map.state !== 'refused' && map.core.replica.unsent > 0);
+    return this.#maps.some((map) => map.isReplicated && map.core.replica.unsent > 0);
   }
 
   async #flushSoon(): Promise<void> {
@@ -198,13 +197,13 @@ export class Pump {
   async #flush(): Promise<void> {
     this.#lastFlushMs = this.#timers.nowMs();
     const turns = new Turns(this.#timers);
-    for (const map of this.#maps) {
-      if (map.state === 'refused') continue;
-      let frame = map.core.nextBatch();
-      while (frame !== null) {
+    for (const map of [...this.#maps]) {
+      while (map.isReplicated) {
+        const frame = map.core.nextBatch();
+        if (frame === null) break;
         await this.#publish(map, frame);
         await turns.pause();
-        frame = this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX ? null : map.core.nextBatch();
+        if (this.#mesh.backlogBytes() > BACKLOG_BYTES_MAX) break;
       }
     }
   }
@@ -228,7 +227,7 @@ export class Pump {
     let more = true;
     while (more && this.#isRunning) {
       more = false;
-      for (const map of this.#maps) {
+      for (const map of [...this.#maps]) {
         if (map.holdsApplies || !map.core.hasApplies()) continue;
         await this.#logged(map);
         if (this.#isRunning && !map.holdsApplies && map.core.applyStep()) more = true;

@@ -31,12 +31,6 @@ export interface PinPort {
   open(): MapPort;
 }
 
-/** A map that was bound by a path of the bpffs. */
-export interface Pin {
-  readonly map: AgentMap;
-  readonly pin: PinPort;
-}
-
 export interface RebinderComponents {
   readonly pump: Pump;
   readonly sweeps: Sweeps;
@@ -48,7 +42,10 @@ export interface RebinderComponents {
   onResumed(map: AgentMap): void;
 }
 
-interface Watched extends Pin {
+/** A map that was bound by a path of the bpffs. */
+interface Watched {
+  readonly map: AgentMap;
+  readonly pin: PinPort;
   /** Identity of the pin that was last opened; null at first, since it may have been replaced while the agent started. */
   identity: string | null;
   isBusy: boolean;
@@ -58,16 +55,25 @@ interface Watched extends Pin {
 
 export class Rebinder {
   readonly #components: RebinderComponents;
-  readonly #pins: readonly Watched[];
+  readonly #pins = new Map<AgentMap, Watched>();
   readonly #fail: (error: unknown) => void;
   #timer: Timer | null = null;
   #stopped = false;
 
   /** @param fail called when something impossible happens. */
-  constructor(pins: readonly Pin[], components: RebinderComponents, fail: (error: unknown) => void) {
+  constructor(components: RebinderComponents, fail: (error: unknown) => void) {
     this.#components = components;
-    this.#pins = pins.map((pin) => ({ ...pin, identity: null, isBusy: false, isStopped: false }));
     this.#fail = fail;
+  }
+
+  /** Follows the pin that the map was bound by. */
+  add(map: AgentMap, pin: PinPort): void {
+    this.#pins.set(map, { map, pin, identity: null, isBusy: false, isStopped: false });
+  }
+
+  /** The map is no longer this agent's. What is under way for it ends with the sweeps, and changes nothing any more. */
+  remove(map: AgentMap): void {
+    this.#pins.delete(map);
   }
 
   start(): void {
@@ -81,7 +87,7 @@ export class Rebinder {
   }
 
   #tick(): void {
-    for (const pin of this.#pins) {
+    for (const pin of this.#pins.values()) {
       if (pin.isBusy || (pin.map.state !== 'live' && !pin.isStopped)) continue;
       pin.isBusy = true;
       this.#check(pin)
@@ -138,7 +144,7 @@ export class Rebinder {
     const { sweeps, pump, capture, log } = this.#components;
     const { map } = pin;
     await sweeps.alone(async () => {
-      if (this.#stopped) return;
+      if (this.#isOver(map)) return;
       if (!pin.isStopped) {
         await pump.drain();
         pump.forget(map);
@@ -149,7 +155,12 @@ export class Rebinder {
       map.holdsApplies = true;
       map.refuse(`${reason}. It goes on when a map that fits is pinned there`);
     });
-    if (!this.#stopped) log.error({ map: map.name, code: 'ERR_MAP_SHAPE' }, map.refusal);
+    if (!this.#isOver(map)) log.error({ map: map.name, code: 'ERR_MAP_SHAPE' }, map.refusal);
+  }
+
+  /** The agent stops, or the map is not its own any more. */
+  #isOver(map: AgentMap): boolean {
+    return this.#stopped || map.state === 'removed';
   }
 
   /** Goes over to the map that is pinned now; null: to the one of before, which was only stopped. */
@@ -159,7 +170,7 @@ export class Rebinder {
     const wasStopped = pin.isStopped;
     try {
       await sweeps.sweepAfter(map, async () => {
-        if (this.#stopped) return port?.close();
+        if (this.#isOver(map)) return port?.close();
         await pump.drain();
         this.#swap(pin, port ?? map.core.port);
       });
@@ -167,7 +178,7 @@ export class Rebinder {
       if (!(error instanceof MapmeshError)) throw error;
       sweeps.want(map); // it was logged; until one succeeds, sweeps fill the map
     }
-    if (this.#stopped) return;
+    if (this.#isOver(map)) return;
     const { kernelId } = map.core.port.info;
     log.info({ map: map.name, kernelId, capture: map.tier }, 'map is bound to what its pin points to now');
     if (wasStopped) this.#components.onResumed(map);

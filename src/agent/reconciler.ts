@@ -73,7 +73,11 @@ export class Reconciler {
   readonly #queues = new Map<AgentMap, Job[]>();
   readonly #running = new Map<AgentMap, Promise<void>>();
   /** The reconciles under way, and how to end them. */
-  readonly #active = new Set<{ readonly peerId: string; giveUp(reason: MapmeshError): void }>();
+  readonly #active = new Set<{
+    readonly map: AgentMap;
+    readonly peerId: string;
+    giveUp(reason: MapmeshError): void;
+  }>();
   /** The last answer of each map, under way or waiting. */
   readonly #answers = new Map<AgentMap, Promise<void>>();
   #stopped = false;
@@ -86,7 +90,7 @@ export class Reconciler {
 
   /** Asks the peer for what it has and we have not. A request that waits already is not doubled. */
   request(map: AgentMap, peerId: string): void {
-    if (this.#stopped || map.state === 'refused') return;
+    if (this.#stopped || !map.isReplicated) return;
     const queue = this.#queues.get(map) ?? [];
     this.#queues.set(map, queue);
     if (!queue.some((job) => job.peerId === peerId)) queue.push({ peerId, failures: 0 });
@@ -104,6 +108,16 @@ export class Reconciler {
     for (const active of this.#active) {
       if (active.peerId === peerId) active.giveUp(wire('a peer that is gone', 'an answer'));
     }
+  }
+
+  /** The map is no longer this agent's. Resolves when nothing asks for it any more. */
+  async remove(map: AgentMap): Promise<void> {
+    this.#queues.delete(map);
+    for (const active of this.#active) {
+      if (active.map === map) active.giveUp(wire('a map that is not here any more', 'one that is'));
+    }
+    await this.#running.get(map);
+    this.#answers.delete(map);
   }
 
   /** Finds out in what the peer's replica and ours differ, and changes nothing. @throws MapmeshError */
@@ -161,11 +175,12 @@ export class Reconciler {
     if (error instanceof MapmeshError && error.code === 'ERR_SIGNATURE')
       this.#components.log.warn(fields, 'reconcile failed');
     else this.#components.log.debug(fields, 'reconcile failed');
-    if (this.#stopped || !this.#components.mesh.peers().some((peer) => peer.peerId === job.peerId)) return;
+    const isStillWanted = () => !this.#stopped && map.isReplicated;
+    if (!isStillWanted() || !this.#components.mesh.peers().some((peer) => peer.peerId === job.peerId)) return;
     const waitMs = RETRY_MS[Math.min(job.failures, RETRY_MS.length - 1)]!;
     await this.#components.timers.delay(waitMs);
     job.failures++;
-    if (!this.#stopped) this.#queues.get(map)?.push(job);
+    if (isStillWanted()) this.#queues.get(map)?.push(job);
   }
 
   /** One conversation. It ends when the peer goes or falls silent, whatever the stream does: the next must get its turn. */
@@ -182,7 +197,7 @@ export class Reconciler {
     });
     const { timers } = this.#components;
     const watchdog = timers.after(FRAME_TIMEOUT_MS, () => giveUp(wire('a silent peer', 'an answer')));
-    const active = { peerId, giveUp };
+    const active = { map, peerId, giveUp };
     this.#active.add(active);
     const work = async () => {
       await this.#hooks.flushed();
@@ -299,7 +314,7 @@ export class Reconciler {
   #mapOf(mapId: Uint8Array): AgentMap {
     const hex = toHex(mapId);
     const map = this.#components.maps.find(({ core }) => toHex(core.replica.mapId) === hex);
-    if (map === undefined || map.state === 'refused') throw wire('a map that is not here', 'one that is');
+    if (!map?.isReplicated) throw wire('a map that is not here', 'one that is');
     return map;
   }
 

@@ -17,7 +17,7 @@ import { createSigner, createVerifier, generateIdentity } from '../mesh/identity
 import { createMesh } from '../mesh/libp2p-mesh.js';
 import type { DataDir } from '../persist/data-dir.js';
 import { openRegisterLog, type RegisterLogOptions } from '../persist/register-log.js';
-import { type AgentComponents, composeAgent } from './agent.js';
+import { type AgentComponents, type ComposedAgent, composeAgent } from './agent.js';
 import { Cleanup } from './cleanup.js';
 import { openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { createClock } from './system-clock.js';
@@ -27,6 +27,8 @@ export interface RunningAgent {
   readonly multiaddrs: readonly string[];
   /** HOST:PORT on which the API listens. */
   readonly apiAddress: string;
+  /** For tests: what it is made of. */
+  readonly agent: ComposedAgent;
   /** Resolves with the reason if the agent cannot go on (turned away by the mesh, no map left, a loop broke). */
   readonly failed: Promise<unknown>;
   /** Says goodbye and frees everything. Safe to call twice. */
@@ -91,8 +93,14 @@ async function start(
       return () => api.close();
     },
   };
-  const { parts, failed } = await composeAgent(components, settings, cleanup);
-  return { multiaddrs: parts.mesh.multiaddrs(), apiAddress, failed, stop: () => cleanup.run() };
+  const agent = await composeAgent(components, settings, cleanup);
+  return {
+    multiaddrs: agent.parts.mesh.multiaddrs(),
+    apiAddress,
+    agent,
+    failed: agent.failed,
+    stop: () => cleanup.run(),
+  };
 }
 
 function storeIn(dataDir: DataDir): AgentComponents['dataDir'] {

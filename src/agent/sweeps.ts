@@ -83,6 +83,11 @@ export class Sweeps {
     if (plan !== undefined) plan.isWanted = true;
   }
 
+  /** The map is no longer this agent's. To be called while no sweep runs ({@link alone}). */
+  remove(map: AgentMap): void {
+    this.#plans.delete(map);
+  }
+
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#timer.cancel();
@@ -118,7 +123,7 @@ export class Sweeps {
   }
 
   async #sweep(map: AgentMap, mode: SweepMode = map.nextSweep): Promise<SweepResult> {
-    if (map.state === 'refused') return emptyResult(); // since it was asked for
+    if (!map.isReplicated) return emptyResult(); // since it was asked for
     const { pump, clock, timers, log } = this.#components;
     const { sweeper } = map.core;
     const lostBefore = map.lost;

@@ -38,8 +38,11 @@ export interface SweepSummary {
   readonly repairs: number;
 }
 
-/** `live`: in step; `joining`: still taking the cluster's state; `refused`: not replicated, `problems` says why. */
-export type MapState = 'live' | 'joining' | 'refused';
+/**
+ * `live`: in step; `joining`: still taking the cluster's state; `refused`: not replicated, `problems` says why; `removed`:
+ * about to be let go.
+ */
+export type MapState = 'live' | 'joining' | 'refused' | 'removed';
 
 /** One replicated map on this node. */
 export interface MapReport {

@@ -53,9 +53,21 @@ export const ItemTag = { VALUE: 0, TOMBSTONE: 1, SUBTREE: 2 } as const;
 const STAMP_BYTES = 8;
 const SIGNATURE_CONTEXT = new TextEncoder().encode('mapmesh batch 1\0');
 
-/** What a map is called in frames: a hash of cluster, name and shape, so that maps that differ never mix (I12). */
-export function mapIdOf(cluster: string, name: string, shape: MapShape, hash: Hash): Uint8Array {
-  const text = `mapmesh map 1\0${cluster}\0${name}\0${shape.kind}\0${shape.keyBytes}\0${shape.valueBytes}`;
+/**
+ * What a map is called in frames: a hash of cluster, name and shape, so that maps that differ never mix (I12).
+ * @param generation how many maps of the name there have been: one that was removed and added again is another, of which
+ * nobody may bring back what the first one had.
+ */
+export function mapIdOf(
+  cluster: string,
+  name: string,
+  shape: MapShape,
+  hash: Hash,
+  generation = 1,
+): Uint8Array {
+  const { kind, keyBytes, valueBytes } = shape;
+  const first = `mapmesh map 1\0${cluster}\0${name}\0${kind}\0${keyBytes}\0${valueBytes}`;
+  const text = generation === 1 ? first : `${first}\0${generation}`;
   return hash(new TextEncoder().encode(text)).slice(0, MAP_ID_BYTES);
 }
 

@@ -255,6 +255,15 @@ export class ReplicatedMap {
     return canonical;
   }
 
+  /** Lets the kernel maps go. Nothing may be asked of it after this. */
+  close(): void {
+    for (const link of this.#links) {
+      link.sweeper.close();
+      link.capture.close();
+      link.port.close();
+    }
+  }
+
   #linkTo(port: MapPort, mirror: Mirror): KernelLink {
     const { replica, counters } = this;
     const clock = this.#clock;

@@ -285,6 +285,10 @@ class Libp2pMesh implements Mesh {
     }));
   }
 
+  announce(): void {
+    this.#membership.beatSoon();
+  }
+
   backlogBytes(): number {
     return this.#watch.backlogBytes();
   }

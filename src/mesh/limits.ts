@@ -69,6 +69,8 @@ export const HEARTBEAT_BYTES_MAX = GREETING_FRAME_BYTES_MAX + 256;
 export const HEARTBEAT_MS_MIN = 1_000;
 /** Heartbeat interval of a very large mesh. */
 export const HEARTBEAT_MS_MAX = 10_000;
+/** How long an extra heartbeat gathers what is to be said. Higher: fewer of them when much changes, others know later. */
+export const BEAT_SOON_MS = 50;
 /** With more members than this the interval grows in proportion, so that a node never checks more beats than this a second. */
 export const HEARTBEATS_PER_SECOND_MAX = 16;
 /** Each so-manieth heartbeat names our links with addresses even if nothing changed; so do the first after a change. */

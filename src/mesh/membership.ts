@@ -17,7 +17,7 @@ import {
 import type { Refusal } from './hello.js';
 import { createVerifier, type Signer } from './identity.js';
 import type { MeshLog } from './libp2p-log.js';
-import { HEARTBEAT_PEERS_EVERY, HINTED_PEERS_MAX, LIVE_INTERVALS } from './limits.js';
+import { BEAT_SOON_MS, HEARTBEAT_PEERS_EVERY, HINTED_PEERS_MAX, LIVE_INTERVALS } from './limits.js';
 import type { Link } from './link.js';
 import type { LinkTable } from './link-table.js';
 import type { Verdict } from './mesh.js';
@@ -65,6 +65,7 @@ export class Membership {
   readonly #replays = new ReplayGuard();
   readonly #relayMode = new RelayMode();
   #timer: NodeJS.Timeout | null = null;
+  #extraBeat: NodeJS.Timeout | null = null;
   #beats = 0;
   #namingBeatsLeft = 0;
 
@@ -90,8 +91,20 @@ export class Membership {
     }, intervalMs);
   }
 
+  /** Beats once more before the next one is due: what happens at about the same time is said together. */
+  beatSoon(): void {
+    if (this.#extraBeat !== null || !this.#parts.isRunning()) return;
+    this.#extraBeat = setTimeout(() => {
+      this.#extraBeat = null;
+      this.#beat(heartbeatIntervalMs(this.#memberCount())).catch((error: unknown) =>
+        this.#parts.log.error({ error }, 'a heartbeat failed'),
+      );
+    }, BEAT_SOON_MS);
+  }
+
   stopBeating(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
+    if (this.#extraBeat !== null) clearTimeout(this.#extraBeat);
   }
 
   /** A peer's greeting says which life of it this is: beats of other lives no longer count. */

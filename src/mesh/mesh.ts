@@ -84,6 +84,9 @@ export interface Mesh {
   /** Says goodbye, closes every socket. Safe to call twice. */
   stop(): Promise<void>;
 
+  /** Something that our hello says has changed: says it to all soon, and not only with the next heartbeat. */
+  announce(): void;
+
   /** Our full multiaddrs with /p2p/PEERID, ready to paste as another node's --bootstrap. */
   multiaddrs(): string[];
   peers(): PeerStatus[];

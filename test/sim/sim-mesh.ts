@@ -19,6 +19,7 @@ import type { SimProcess } from './sim-process.js';
 import { Violation, type World } from './world.js';
 
 const HEARTBEAT_US = 1_000_000;
+const ANNOUNCE_US = 50_000;
 const DIAL_TICK_US = 250_000;
 /** A queue that is longer than this drops what comes. */
 const QUEUE_BYTES_MAX = 1024 * 1024;
@@ -218,6 +219,7 @@ export class SimMesh implements Mesh {
   readonly #beats = new Map<SimMesh, number>();
   #beat = 0;
   #isRunning = false;
+  #isAnnouncing = false;
 
   constructor(
     network: SimNetwork,
@@ -251,6 +253,15 @@ export class SimMesh implements Mesh {
     this.#isRunning = false;
     this.#network.remove(this, true);
     await this.process.wait(10);
+  }
+
+  announce(): void {
+    if (this.#isAnnouncing || !this.#isRunning) return;
+    this.#isAnnouncing = true;
+    this.process.at(this.process.localUs + ANNOUNCE_US, () => {
+      this.#isAnnouncing = false;
+      if (this.#isRunning) this.#speak();
+    });
   }
 
   multiaddrs(): string[] {

@@ -1,0 +1,95 @@
+/**
+ * Takes maps up and lets them go while the agent runs: which parts have to know, and in which order.
+ *
+ * The list of maps is one array that all parts read and only this file changes. Who waits for something while it goes
+ * through the list goes through a copy, and asks {@link AgentMap.isReplicated} again after each wait.
+ */
+import type { CapturePort } from '../core/capture-port.js';
+import { invariant } from '../core/errors.js';
+import type { Verdict } from '../mesh/mesh.js';
+import type { AgentMap } from './agent-map.js';
+import type { AgentParts } from './parts.js';
+import type { PinPort } from './rebinder.js';
+
+export interface StartOptions {
+  /** By which the map was bound; null if by none. */
+  readonly pin: PinPort | null;
+  /** Nobody else can have had this map before: there is nothing to wait for. */
+  readonly isFounder: boolean;
+}
+
+export interface ReplicationComponents
+  extends Pick<
+    AgentParts,
+    'journal' | 'mesh' | 'pump' | 'sweeps' | 'reconciler' | 'members' | 'membership' | 'rebinder'
+  > {
+  readonly capture: CapturePort;
+  /** Validates and takes in a message of the map's topic. */
+  receive(map: AgentMap, frame: Uint8Array, from: string): Verdict;
+}
+
+export class Replication {
+  readonly #maps: AgentMap[];
+  readonly #components: ReplicationComponents;
+  readonly #late = new WeakSet<AgentMap>();
+
+  /** @param maps the list that the agent's parts read. */
+  constructor(maps: AgentMap[], components: ReplicationComponents) {
+    this.#maps = maps;
+    this.#components = components;
+  }
+
+  /** A map that the agent has from its start: the journal knows it, and nothing moves before the parts are started. */
+  admit(map: AgentMap, pin: PinPort | null): void {
+    const { members, pump, rebinder, mesh } = this.#components;
+    this.#maps.push(map);
+    members.add(map);
+    pump.listen(map);
+    if (pin !== null) rebinder.add(map, pin);
+    mesh.subscribe(map.topic, (frame, from) => this.#components.receive(map, frame, from));
+  }
+
+  /** Takes up a map while the agent runs: it joins the mesh's map of the name as the maps of a starting agent do. */
+  start(map: AgentMap, { pin, isFounder }: StartOptions): void {
+    invariant(
+      this.#maps.every(({ name }) => name !== map.name),
+      'a name has one map',
+    );
+    const { journal, membership, mesh } = this.#components;
+    this.#late.add(map);
+    journal?.add(map);
+    this.admit(map, pin);
+    membership.add(map, isFounder);
+    mesh.announce();
+  }
+
+  /** Whether the map was taken up while the agent ran: others wait for it that are ready but for that. */
+  isLate(map: AgentMap): boolean {
+    return this.#late.has(map);
+  }
+
+  /** Lets a map go: its kernel map stays as it is, and is neither read nor written any more. */
+  async stop(map: AgentMap): Promise<void> {
+    const { mesh, membership, reconciler, rebinder, sweeps, pump, capture, members, journal } =
+      this.#components;
+    map.state = 'removed';
+    map.holdsApplies = true;
+    mesh.unsubscribe(map.topic);
+    membership.remove(map);
+    rebinder.remove(map);
+    await reconciler.remove(map);
+    await sweeps.alone(async () => {
+      sweeps.remove(map);
+      const { kernelId } = map.core.port.info;
+      if (kernelId !== null) {
+        pump.forget(map);
+        capture.unwatch(kernelId);
+      }
+      members.remove(map);
+      journal?.remove(map);
+      this.#maps.splice(this.#maps.indexOf(map), 1);
+      map.core.close();
+    });
+    mesh.announce();
+  }
+}
