@@ -341,6 +341,11 @@ export class SimMesh implements Mesh {
   /** A peer's first hello on a link. */
   greet(peer: SimMesh, app: unknown): void {
     this.#beats.delete(peer);
+    for (const link of this.#links()) {
+      const before = this.#other(link);
+      // A link to an earlier life of the node: it is given up for the new one, never after it.
+      if (before !== peer && before.peerId === peer.peerId && link.known.delete(this)) this.lost(before);
+    }
     this.#handlers.onHello(peer.peerId, app);
     for (const topic of this.#topics.keys()) {
       if (peer.#topics.has(topic)) this.#handlers.onPeerSubscribed(peer.peerId, topic);
