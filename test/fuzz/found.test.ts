@@ -128,9 +128,8 @@ describe('journal records', () => {
 });
 
 function membersOf(node: TestNode, map: AgentMap): Members {
-  return new Members(
+  const members = new Members(
     {
-      maps: [map],
       origins: node.origins,
       hlc: node.hlc,
       clock: node.clock,
@@ -141,6 +140,8 @@ function membersOf(node: TestNode, map: AgentMap): Members {
     },
     { peerId: 'self', forgetAfterMs: 86_400_000, tombstoneMsMin: 0, tombstonesMax: 1000 },
   );
+  members.add(map);
+  return members;
 }
 
 describe('hellos', () => {

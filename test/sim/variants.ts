@@ -71,7 +71,7 @@ export const VARIANTS: readonly Variant[] = [
   },
   {
     name: 'the greatest stamp issued is forgotten in a restart',
-    seedsMax: 150,
+    seedsMax: 200,
     options: { forced: { kills: true, clockSteps: true, bursts: true, memoryOnly: false } },
     install: () => patch(HybridClock.prototype, 'skipTo', NOTHING),
   },

@@ -137,7 +137,6 @@ const hello: Target = {
     const timer = { again: none, cancel: none };
     const members = new Members(
       {
-        maps: [map],
         origins: node.origins,
         hlc: node.hlc,
         clock: node.clock,
@@ -153,6 +152,7 @@ const hello: Target = {
         tombstonesMax: 1000,
       },
     );
+    members.add(map);
     const known = peerIds(random, 40);
     const valid = (): AgentHello => ({
       wallMs: node.clock.wallUs() / 1000,
@@ -164,6 +164,7 @@ const hello: Target = {
       maps: [
         {
           name: 'test',
+          generation: 1,
           kind: 'hash',
           keyBytes: 4,
           valueBytes: 4,
@@ -172,6 +173,7 @@ const hello: Target = {
           haveUs: 1e15,
           horizonUs: 1e15,
           digest: '0123456789abcdef',
+          live: true,
         },
       ],
     });
