@@ -1,5 +1,6 @@
 /** What `npm run bench -- ...` takes. */
 import { Command, InvalidArgumentError } from 'commander';
+import { SERVER_NAMES } from './baselines/servers.js';
 
 export type Writers = 'one' | 'all';
 
@@ -38,7 +39,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     .description('Measures mapmesh on this machine: real agents, TCP, and kernel maps where this is root')
     .option('--scenario <NAME>', 'only this one; may be repeated', collect, [])
     .option('--list', 'name the scenarios')
-    .option('--with <NAMES>', 'measure beside: etcd, redis (have to be installed)', commaList, [])
+    .option('--with <NAMES>', 'measure beside: etcd, redis (have to be installed)', servers, [])
     .option('--nodes <N>', 'agents, where a scenario has no numbers of its own', integer(2, NODES_MAX))
     .option('--keys <N>', 'entries that are written', integer(1, 4_000_000))
     .option('--rate <N>', 'writes a second', integer(1, 10_000_000))
@@ -89,6 +90,9 @@ function collect(text: string, before: string[]): string[] {
   return [...before, text];
 }
 
-function commaList(text: string): string[] {
-  return text.split(',').filter((word) => word !== '');
+function servers(text: string): string[] {
+  const names = text.split(',');
+  const unknown = names.filter((name) => !SERVER_NAMES.some((known) => known === name));
+  if (unknown.length === 0) return names;
+  throw new InvalidArgumentError(`no such server: ${unknown.join(', ')}; expected ${SERVER_NAMES.join(',')}`);
 }

@@ -3,6 +3,7 @@ import { latenciesOf, latenciesOfLast } from '../cluster/traffic.js';
 import type { Bench, Scenario } from '../scenario.js';
 import { distributionOf, spreadOf } from '../statistics.js';
 import type { TargetName } from '../targets.js';
+import { measureFloor } from './beside.js';
 
 const NODES = [2, 3, 5, 10];
 const DURATION_S = 5;
@@ -24,6 +25,7 @@ export const latency: Scenario = {
   needsKernel: false,
   async run(bench) {
     const { options } = bench;
+    await measureFloor(bench);
     for (const nodes of options.nodes === null ? NODES : [options.nodes]) await measure(bench, nodes);
   },
 };
