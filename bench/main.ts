@@ -1,5 +1,5 @@
 /** `npm run bench`: measures, prints a table, and writes the figures and a report to bench/results/. */
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { kernelMapsImpossible } from '../test/support/kernel-maps.js';
@@ -7,16 +7,23 @@ import { Findings, type RunRecord } from './figures.js';
 import { describeMachine } from './machine.js';
 import { type BenchOptions, parseOptions } from './options.js';
 import { Progress } from './progress.js';
+import { writeReadme } from './readme.js';
+import { htmlOf } from './report/html.js';
 import { Bench, type Scenario } from './scenario.js';
 import { SCENARIOS } from './scenarios/all.js';
 import { tableOf } from './table.js';
 
 const RESULTS = resolve(fileURLToPath(new URL('../../bench/results', import.meta.url)));
+const README = resolve(fileURLToPath(new URL('../../README.md', import.meta.url)));
 const COLUMNS_WITHOUT_TERMINAL = 140;
 
 async function main(options: BenchOptions): Promise<number> {
   if (options.lists) {
     for (const { name, what } of SCENARIOS) say(`${name.padEnd(12)} ${what}`);
+    return 0;
+  }
+  if (options.readme !== null) {
+    writeReadme(README, JSON.parse(readFileSync(options.readme, 'utf8')) as RunRecord);
     return 0;
   }
   const unknown = options.scenarios.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));
@@ -28,12 +35,15 @@ async function main(options: BenchOptions): Promise<number> {
   const chosen = SCENARIOS.filter(({ name, isDefault }) =>
     options.scenarios.length === 0 ? isDefault : options.scenarios.includes(name),
   );
+  if (options.profile !== null) mkdirSync(options.profile, { recursive: true });
   const { record, failures } = await measure(options, chosen);
   say(tableOf(record, process.stdout.columns ?? COLUMNS_WITHOUT_TERMINAL));
   const file = options.json ?? join(RESULTS, `${record.startedAt.replaceAll(/[-:]|\..*/g, '')}.json`);
+  const report = file.replace(/(\.json)?$/, '.html');
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, `${JSON.stringify(record, null, 1)}\n`);
-  say(`\ntook ${record.durationS.toFixed(0)} s; figures: ${file}`);
+  writeFileSync(report, htmlOf(record));
+  say(`\ntook ${record.durationS.toFixed(0)} s; figures: ${file}; report: ${report}`);
   return failures > 0 ? 1 : 0;
 }
 

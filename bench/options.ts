@@ -1,4 +1,5 @@
 /** What `npm run bench -- ...` takes. */
+import { resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { SERVER_NAMES } from './baselines/servers.js';
 
@@ -64,7 +65,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     durationS: (given['duration'] as number | undefined) ?? null,
     seed: given['seed'] as number,
     json: (given['json'] as string | undefined) ?? null,
-    profile: (given['profile'] as string | undefined) ?? null,
+    profile: given['profile'] === undefined ? null : resolve(given['profile'] as string),
     readme: (given['readme'] as string | undefined) ?? null,
     lists: given['list'] === true,
     usesMemory: given['memory'] === true,

@@ -42,6 +42,6 @@ export function numberText(value: number): string {
   return String(Number(value.toPrecision(3)));
 }
 
-function rangeText({ range }: Figure): string {
+export function rangeText({ range }: Figure): string {
   return range === null ? '' : `${numberText(range[0])}-${numberText(range[1])}`;
 }

@@ -45,7 +45,7 @@ export function verdictOn(name: TargetName, value: number): Verdict {
   const times = isCeiling ? value / limit : limit / value;
   return {
     met,
-    text: met ? 'met' : `missed ${times.toFixed(times < 2 ? 2 : 1)}x`,
+    text: met ? 'met' : value === 0 ? 'missed' : `missed ${times.toFixed(times < 2 ? 2 : 1)}x`,
     wanted: `${isCeiling ? '<' : '>='} ${limit.toLocaleString('en')}`,
   };
 }

@@ -26,7 +26,7 @@ export interface ClusterOptions {
   readonly maxEntries: number;
   /** Further flags of every agent. */
   readonly extra?: readonly string[];
-  /** Folder for CPU profiles of what the agents do from when they are ready; null: none. */
+  /** Absolute folder for CPU profiles of what the agents do from when they are ready; null: none. */
   readonly profile?: string | null;
 }
 
@@ -162,8 +162,9 @@ export class Cluster {
   async stop(label = 'profile'): Promise<void> {
     const { profile } = this.#options;
     if (profile != null) {
+      const name = label.replaceAll(/[^a-z0-9]+/g, '-');
       for (const [i, { probe }] of this.nodes.entries())
-        await probe.endProfile(join(profile, `${label}-node${i}.cpuprofile`)).catch(() => undefined);
+        await probe.endProfile(join(profile, `${name}-node${i}.cpuprofile`)).catch(() => undefined);
     }
     for (const { probe } of this.nodes) probe.close();
     await Promise.all(this.nodes.map(({ agent }) => agent.end()));
