@@ -84,6 +84,7 @@ async function main() {
   if (hasToolchain) {
     make('native', 'the native library and the BPF programs');
     make('test/hosts', 'the BPF programs of the tests');
+    make('test/agent/bpf', 'the BPF programs of the tests');
   } else {
     note('without them memory: maps work and kernel maps do not; the kernel and VM tests are skipped');
   }

@@ -1,9 +1,10 @@
 /** A replicated map as the agent handles it: the core's map, its place in the mesh, and how far it has come. */
-import type { CaptureLosses, CaptureTier } from '../core/capture-port.js';
+import type { CaptureTier } from '../core/capture-port.js';
 import type { MapPolicy } from '../core/map-policy.js';
+import type { MapPort } from '../core/map-port.js';
 import type { Received } from '../core/replica.js';
 import type { ReplicatedMap } from '../core/replicated-map.js';
-import type { SweepMode } from '../core/sweeper.js';
+import { Binding } from './binding.js';
 import type { Journal } from './journal.js';
 
 /**
@@ -11,8 +12,6 @@ import type { Journal } from './journal.js';
  * `refused`: not replicated, {@link AgentMap.refusal} says why; `removed`: not this agent's any more.
  */
 export type AgentMapState = 'joining' | 'live' | 'refused' | 'removed';
-
-const NO_LOSSES: CaptureLosses = { ringFull: 0, skipped: 0, unreadable: 0 };
 
 export interface SweepRecord {
   readonly atMs: number;
@@ -26,18 +25,12 @@ export class AgentMap {
   readonly topic: string;
   /** Which map of its name it is (core/batch.ts, mapIdOf). */
   readonly generation: number;
-  tier: CaptureTier;
+  /** The kernel maps that it is bound to, oldest first: one as a rule, two while it is being resized. */
+  readonly bindings: Binding[];
   /** Where batches are kept; null if nothing is kept on disk. */
   journal: Journal | null = null;
-  /** The log says what this agent had left in this very kernel map when it last ran. */
-  hasHistory = false;
   /** The log says that this agent has replicated the map before, if perhaps in another kernel map. */
   remembers = false;
-  /**
-   * What the next sweep has to be. `initial` until one has been through: the kernel map is not filled yet, so what it
-   * lacks was not deleted.
-   */
-  nextSweep: SweepMode = 'initial';
   /** Winners wait: the kernel map is yet to be compared with what the log says it had. */
   holdsApplies = false;
   state: AgentMapState = 'joining';
@@ -49,17 +42,14 @@ export class AgentMap {
   lastSweep: SweepRecord | null = null;
   /** Why the last sweep failed; empty when it did not. */
   sweepProblem = '';
-  /** Losses that a sweep has already been started for. */
-  sweptLosses = 0;
-  /** Events that cannot be accounted for, as of the last look. */
-  losses: CaptureLosses = NO_LOSSES;
-  /** Losses of kernel maps that the map was bound to before. */
+  /** Events lost by kernel maps that it is not bound to any more. */
   #lostBefore = 0;
 
-  constructor(core: ReplicatedMap, topic: string, tier: CaptureTier, generation = 1) {
+  /** @param watch starts capturing a kernel map. */
+  constructor(core: ReplicatedMap, topic: string, watch: (port: MapPort) => CaptureTier, generation = 1) {
     this.core = core;
     this.topic = topic;
-    this.tier = tier;
+    this.bindings = core.links.map((link) => new Binding(link, watch(link.port)));
     this.generation = generation;
   }
 
@@ -77,14 +67,49 @@ export class AgentMap {
     return this.state === 'joining' || this.state === 'live';
   }
 
-  get lost(): number {
-    return this.#lostBefore + this.losses.ringFull + this.losses.skipped + this.losses.unreadable;
+  /** The newest kernel map. */
+  get binding(): Binding {
+    return this.bindings[this.bindings.length - 1]!;
   }
 
-  /** The kernel map is watched no longer: its losses are counted no further. */
-  retireLosses(): void {
-    this.#lostBefore = this.lost;
-    this.losses = NO_LOSSES;
+  get tier(): CaptureTier {
+    return this.binding.tier;
+  }
+
+  /** Whether the log says what this agent had left in a kernel map that it is bound to. */
+  get hasHistory(): boolean {
+    return this.bindings.some(({ hasHistory }) => hasHistory);
+  }
+
+  /** Whether a kernel map has not been compared with the replica yet since it was bound. */
+  get isFilling(): boolean {
+    return this.bindings.some(({ nextSweep }) => nextSweep === 'initial');
+  }
+
+  get lost(): number {
+    return this.bindings.reduce((sum, { lost }) => sum + lost, this.#lostBefore);
+  }
+
+  /** Binds one more kernel map, which is then the newest: see {@link ReplicatedMap.addLink}. */
+  bind(port: MapPort, tier: CaptureTier): Binding {
+    const binding = new Binding(this.core.addLink(port), tier);
+    this.bindings.push(binding);
+    return binding;
+  }
+
+  /** Lets a kernel map go that is watched no longer. @returns it; the caller closes it. */
+  unbind(binding: Binding): MapPort {
+    this.#lostBefore += binding.lost;
+    this.bindings.splice(this.bindings.indexOf(binding), 1);
+    return this.core.dropLink(binding.link);
+  }
+
+  /** Binds another kernel map in place of the newest: see {@link ReplicatedMap.rebind}. */
+  rebind(port: MapPort): MapPort {
+    const old = this.core.rebind(port);
+    this.binding.link = this.core.link;
+    this.binding.nextSweep = 'initial';
+    return old;
   }
 
   /** Merges a batch of the mesh, and keeps it if it brought something. @throws as {@link ReplicatedMap.receive} */

@@ -9,7 +9,7 @@ import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { HybridClock } from '../core/hybrid-clock.js';
-import type { MapPort } from '../core/map-port.js';
+import { type MapPort, shapeDifferences } from '../core/map-port.js';
 import { Origins } from '../core/origins.js';
 import type { Timers } from '../core/timers.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
@@ -31,6 +31,7 @@ import { Readiness } from './readiness.js';
 import { type PinPort, Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
 import { Replication, type StartOptions } from './replication.js';
+import { Resizer } from './resizer.js';
 import { Sweeps } from './sweeps.js';
 import { VERSION } from './version.js';
 
@@ -83,10 +84,12 @@ export async function composeAgent(
   const makeMap = createMapMaker(settings, { ...components, hlc, origins });
   /** Of all parts; {@link Replication} changes it. */
   const maps: AgentMap[] = [];
-  const firstMaps = [...components.ports].map(([name, port]) => makeMap({ name, port }));
+  const firstMaps = [...components.ports].map(([name, port]) =>
+    makeMap({ name, port, oldPort: oldMapOf(name, port, components) }),
+  );
   // Those that they are bound to at the end; the ones of the start are closed already where they were replaced.
   cleanup.push(() => {
-    for (const map of maps) map.core.port.close();
+    for (const map of maps) for (const { port } of map.core.links) port.close();
   });
 
   const journal =
@@ -101,7 +104,7 @@ export async function composeAgent(
   if (journal !== null) cleanup.push(() => journal.close());
   for (const map of firstMaps) {
     map.holdsApplies = map.hasHistory;
-    map.nextSweep = map.hasHistory ? 'restart' : 'initial';
+    for (const binding of map.bindings) binding.nextSweep = binding.hasHistory ? 'restart' : 'initial';
   }
   const clockGuard = new ClockGuard(
     {
@@ -174,12 +177,14 @@ export async function composeAgent(
     },
   );
   const readiness = new Readiness(() => membership.ready, timers);
+  const resizer = new Resizer({ pump, sweeps, capture, journal, timers, log }, fail);
   const rebinder = new Rebinder(
     {
       pump,
       sweeps,
       capture,
       journal,
+      resizer,
       timers,
       log,
       onResumed: (map) => {
@@ -192,16 +197,18 @@ export async function composeAgent(
 
   /** Before anything of the mesh is merged: the log still says what the kernel map had when the agent stopped. */
   async function findChangesMadeMeanwhile(map: AgentMap): Promise<void> {
-    await sweeps.sweep(map);
+    await sweeps.sweep(map, ({ nextSweep }) => (nextSweep === 'restart' ? nextSweep : null));
     map.core.replica.priors.clear();
     map.holdsApplies = false;
   }
 
   /** The mesh's state is here: compares the kernel map with it, applies what won, and opens for business. */
   async function goLive(map: AgentMap): Promise<void> {
-    if (map.nextSweep === 'initial') {
+    if (map.isFilling) {
       const isForgetful = !map.remembers && map.core.replica.horizonUs > 0;
-      const { appliedDeletes } = await sweeps.sweep(map, isForgetful ? 'forgetful' : 'initial');
+      const { appliedDeletes } = await sweeps.sweep(map, ({ nextSweep }) =>
+        nextSweep === 'initial' && isForgetful ? 'forgetful' : nextSweep,
+      );
       if (isForgetful && appliedDeletes > 0) {
         log.warn(
           { map: map.name, removed: appliedDeletes },
@@ -234,6 +241,7 @@ export async function composeAgent(
     membership,
     readiness,
     rebinder,
+    resizer,
   };
   const replication = new Replication(maps, {
     ...parts,
@@ -251,12 +259,14 @@ export async function composeAgent(
   cleanup.push(() => reconciler.stop());
   clockGuard.check();
   cleanup.push(() => rebinder.stop());
+  cleanup.push(() => resizer.stop());
   for (const map of firstMaps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
   await mesh.start();
   pump.start();
   membership.start();
   clockGuard.start();
   rebinder.start();
+  resizer.start();
   cleanup.push(watchBootstrap(settings, parts, fail));
 
   return {
@@ -270,6 +280,26 @@ export async function composeAgent(
     },
     stopMap: (map) => replication.stop(map),
   };
+}
+
+/** The map that the one at the pin was to replace when the agent stopped, if it was in the middle of that; else null. */
+function oldMapOf(name: string, port: MapPort, { pins, log }: AgentComponents): MapPort | null {
+  const resize = pins.get(name)?.resize ?? null;
+  try {
+    const old = resize?.openOld() ?? null;
+    if (old === null) return null;
+    const isSame = old.info.kernelId === port.info.kernelId; // it was about to be replaced
+    const differences = shapeDifferences(old.info, port.info);
+    if (!isSame && differences.length === 0) return old;
+    old.close();
+    if (isSame) resize!.dropOld();
+    else
+      log.warn({ map: name, differences }, 'the map that is pinned as the old one of this map is not that');
+  } catch (error) {
+    if (!(error instanceof MapmeshError)) throw error;
+    log.warn({ map: name, code: error.code }, error.message);
+  }
+  return null;
 }
 
 /** Validates and merges a gossiped batch in one go. */

@@ -7,6 +7,7 @@ import {
   type MapReport,
   type RegisterReport,
   type ReleaseReport,
+  type ResizingReport,
   type StatusReport,
   type SweepReport,
   type WriteReport,
@@ -22,6 +23,7 @@ import type { AgentMap } from './agent-map.js';
 import { coverageOf } from './coverage.js';
 import { diffMap } from './diff.js';
 import type { AgentParts } from './parts.js';
+import type { Resizing } from './resizer.js';
 import { Turns } from './turns.js';
 
 /** Look-ups in the kernel map in one go: about half a millisecond. */
@@ -191,6 +193,12 @@ export class Control implements AgentControl {
     return { name, releasedDeletes: sum.deletes, refilled: sum.refilled };
   }
 
+  async resize(name: string, { maxEntries }: { readonly maxEntries: number }): Promise<MapReport> {
+    const map = this.#writableMap(name);
+    await this.#parts.resizer.resize(map, maxEntries);
+    return this.#mapReport(map);
+  }
+
   /** Whatever is newer: the time, or the greatest stamp issued. */
   #hlc(wallUs: number): string {
     const { mark } = this.#parts.hlc;
@@ -233,10 +241,11 @@ export class Control implements AgentControl {
       applied: counters.applied,
       repaired: counters.repaired,
       lost: map.lost,
-      pending: map.core.pending,
+      pending: map.core.mirror.pending.size,
       held: map.core.held,
       expired: counters.expired,
       lastSweep: map.lastSweep,
+      resizing: resizingOf(this.#parts.resizer.progress(map)),
       state: map.state,
       policy: map.policy,
       problems: problemsOf(map),
@@ -272,14 +281,22 @@ export class Control implements AgentControl {
   }
 }
 
+function resizingOf(resizing: Resizing | null): ResizingReport | null {
+  if (resizing === null) return null;
+  const { users, ...rest } = resizing;
+  return { ...rest, programs: users?.programs ?? [], processes: users?.processes ?? [] };
+}
+
 /** What a human should know of the map, most important first. */
 function problemsOf(map: AgentMap): string[] {
-  const { replica, applier, pending, held } = map.core;
+  const { replica, applier, mirror, held } = map.core;
   const problems: string[] = [];
   if (map.refusal !== '') problems.push(map.refusal);
   else problems.push(...map.mismatches.values());
-  if (pending > 0) {
-    problems.push(`${pending} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`);
+  if (mirror.pending.size > 0) {
+    problems.push(
+      `${mirror.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`,
+    );
   }
   if (held > 0) {
     problems.push(

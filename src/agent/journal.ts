@@ -4,17 +4,17 @@
  * ```
  * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
  * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
- * 3 KERNEL   16 B map id, text: which kernel map the registers are mirrored in (boot id and map id)
+ * 3 KERNEL   16 B map id, text: which kernel maps the registers are mirrored in (boot id and map id of each)
  * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
  * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
  * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
  * 7 SETBACK  16 B map id, u64 us: the clock was set back; what this node wrote with later stamps before this is void
- * 8 HELD     16 B map id, keys: entries that vanished from the kernel map and are held back (core/delete-guard.ts); of no
+ * 8 HELD     16 B map id, u32 kernel map id, keys: entries that vanished from that kernel map and are held back (core/delete-guard.ts); of no
  *            account once the entry is written again or seen in the kernel map
  * ```
  * After a kill, registers behind the last APPLIED may or may not be in the kernel map; the first sweep finds out
  * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
- * knows nothing, and is filled from the replica instead; so a KERNEL with another name puts all before it in doubt again.
+ * knows nothing, and is filled from the replica instead; so a KERNEL that names it for the first time puts all before in doubt.
  */
 import type { Log } from '../config/log.js';
 import { MAP_ID_BYTES } from '../core/batch.js';
@@ -24,9 +24,11 @@ import { dropOwnAfter, dropRestored, purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import { type Mirror, MirrorFlag } from '../core/mirror.js';
 import { currentBatches } from '../core/relay.js';
+import type { KernelLink } from '../core/replicated-map.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { RegisterLog, RegisterLogOptions } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
+import type { Binding } from './binding.js';
 import { Turns } from './turns.js';
 
 const RecordType = {
@@ -48,6 +50,9 @@ const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
 
 /** Keys in one HELD record: far under the longest record, also with the longest keys. */
 const HELD_KEYS_MAX = 256;
+
+/** Where the keys of a HELD record start. */
+const HELD_KEYS_AT = MAP_ID_BYTES + 4;
 
 interface LogRecord {
   readonly type: number;
@@ -76,7 +81,7 @@ export class Journal {
   #appended = 0;
   #written = 0;
   /** Entries held back since the last tick. */
-  readonly #newlyHeld = new Map<AgentMap, number[]>();
+  readonly #newlyHeld = new Map<AgentMap, Map<Mirror, number[]>>();
 
   private constructor(
     components: JournalComponents,
@@ -104,18 +109,21 @@ export class Journal {
     log: Log,
   ): Promise<Journal> {
     const maps = new Map(agentMaps.map((map) => [toHex(map.core.replica.mapId), map]));
-    const kernelMaps = new Map<AgentMap, string>();
+    const kernelMaps = new Map<AgentMap, ReadonlySet<string>>();
     let journal: Journal | null = null;
     const registers = await components.openLog({
-      onRecord: (type, payload) => restore(maps, kernelMaps, hlc, type, payload),
+      onRecord: (type, payload) =>
+        restore({ maps, kernelMaps, hlc, bootId: components.bootId() }, type, payload),
       onHole: () => journal?.rewrite(),
     });
     journal = new Journal(components, maps, hlc, log, registers);
     for (const map of agentMaps) {
       const { replica } = map.core;
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
-      const now = kernelMapOf(map, components);
-      map.hasHistory = now !== null && kernelMaps.get(map) === now;
+      for (const binding of map.bindings) {
+        const now = nameOf(binding, components.bootId());
+        binding.hasHistory = now !== null && kernelMaps.get(map)?.has(now) === true;
+      }
       map.remembers = kernelMaps.has(map);
       journal.#follow(map);
     }
@@ -142,13 +150,13 @@ export class Journal {
     this.#newlyHeld.delete(map);
     map.journal = null;
     map.core.replica.onDrop = null;
-    map.core.mirror.onHold = null;
+    for (const { mirror } of map.core.links) mirror.onHold = null;
   }
 
-  /** The map was bound to another kernel map, which has nothing of it yet. */
+  /** The map is bound to other kernel maps than before. */
   rebound(map: AgentMap): void {
-    const now = kernelMapOf(map, this.#components);
-    if (now !== null) this.#append(RecordType.KERNEL, kernelRecord(map, now));
+    this.#followLinks(map);
+    this.#noteKernelMaps(map);
     this.#inDoubt.add(map);
   }
 
@@ -220,18 +228,33 @@ export class Journal {
     const { replica } = map.core;
     map.journal = this;
     replica.onDrop = (key) => this.drop(map, key);
-    const entries: number[] = [];
-    this.#newlyHeld.set(map, entries);
-    map.core.mirror.onHold = (entry) => entries.push(entry);
-    if (!map.hasHistory) this.#inDoubt.add(map);
-    const now = kernelMapOf(map, this.#components);
-    if (now !== null) this.#registers.append(RecordType.KERNEL, kernelRecord(map, now));
+    if (!map.bindings.every(({ hasHistory }) => hasHistory)) this.#inDoubt.add(map);
+    this.#followLinks(map);
+    this.#noteKernelMaps(map);
+  }
+
+  #followLinks(map: AgentMap): void {
+    const entriesOf = new Map<Mirror, number[]>();
+    for (const { mirror } of map.core.links) {
+      const entries = this.#newlyHeld.get(map)?.get(mirror) ?? [];
+      mirror.onHold = (entry) => entries.push(entry);
+      entriesOf.set(mirror, entries);
+    }
+    this.#newlyHeld.set(map, entriesOf);
+  }
+
+  #noteKernelMaps(map: AgentMap): void {
+    const payload = kernelRecord(map, this.#components.bootId());
+    if (payload !== null) this.#append(RecordType.KERNEL, payload);
   }
 
   #noteHeld(): void {
-    for (const [map, entries] of this.#newlyHeld) {
-      for (const payload of heldRecords(map, entries)) this.#append(RecordType.HELD, payload);
-      entries.length = 0;
+    for (const [map, entriesOf] of this.#newlyHeld) {
+      for (const link of map.core.links) {
+        const entries = entriesOf.get(link.mirror)!;
+        for (const payload of heldRecords(map, link, entries)) this.#append(RecordType.HELD, payload);
+        entries.length = 0;
+      }
     }
   }
 
@@ -239,7 +262,7 @@ export class Journal {
     // A snapshot under way may hold batches that are newer than this record, which replays after it.
     if (this.#registers.isRewriting) return;
     for (const map of this.#inDoubt) {
-      if (map.holdsApplies || map.nextSweep === 'initial') continue;
+      if (map.holdsApplies || map.isFilling) continue;
       if (map.core.replica.mirrors.some(isInDoubt)) continue;
       this.#append(RecordType.APPLIED, map.core.replica.mapId);
       this.#inDoubt.delete(map);
@@ -251,16 +274,17 @@ export class Journal {
     const { hi, lo } = this.#hlc.mark;
     yield { type: RecordType.MARK, payload: new Uint8Array(new Uint32Array([hi, lo]).buffer) };
     for (const map of this.#maps.values()) {
-      const kernelMap = kernelMapOf(map, this.#components);
-      if (kernelMap !== null) yield { type: RecordType.KERNEL, payload: kernelRecord(map, kernelMap) };
+      const kernelMaps = kernelRecord(map, this.#components.bootId());
+      if (kernelMaps !== null) yield { type: RecordType.KERNEL, payload: kernelMaps };
       for (const payload of currentBatches(map.core.replica)) {
         if (payload !== null) yield { type: RecordType.BATCH, payload };
         await turns.pause();
       }
       const { horizonUs } = map.core.replica;
       if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: timeRecord(map, horizonUs) };
-      for (const key of map.core.mirror.removals.values()) {
-        yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
+      for (const { removals } of map.core.replica.mirrors) {
+        for (const key of removals.values())
+          yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
       }
       const { table } = map.core.replica;
       for (let entry = 0; entry < table.end; entry += HELD_KEYS_MAX) {
@@ -268,7 +292,8 @@ export class Journal {
           { length: Math.min(HELD_KEYS_MAX, table.end - entry) },
           (_, i) => entry + i,
         );
-        for (const payload of heldRecords(map, entries)) yield { type: RecordType.HELD, payload };
+        for (const link of map.core.links)
+          for (const payload of heldRecords(map, link, entries)) yield { type: RecordType.HELD, payload };
         await turns.pause();
       }
       this.#inDoubt.add(map);
@@ -276,13 +301,16 @@ export class Journal {
   }
 }
 
-function restore(
-  maps: ReadonlyMap<string, AgentMap>,
-  kernelMaps: Map<AgentMap, string>,
-  hlc: HybridClock,
-  type: number,
-  payload: Uint8Array,
-): void {
+/** What the log is replayed into. */
+interface Replay {
+  readonly maps: ReadonlyMap<string, AgentMap>;
+  /** Names of the kernel maps that the newest KERNEL says. */
+  readonly kernelMaps: Map<AgentMap, ReadonlySet<string>>;
+  readonly hlc: HybridClock;
+  readonly bootId: string;
+}
+
+function restore({ maps, kernelMaps, hlc, bootId }: Replay, type: number, payload: Uint8Array): void {
   if (type === RecordType.MARK) {
     expectLength(type, payload, 8);
     const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
@@ -304,14 +332,15 @@ function restore(
     dropOwnAfter(replica, timeOf(type, payload));
     hlc.setBack(timeOf(type, payload));
   } else if (type === RecordType.KERNEL) {
-    const kernelMap = new TextDecoder().decode(payload.subarray(MAP_ID_BYTES));
-    if (kernelMaps.get(map) !== kernelMap) replica.doubtRestored(map.core.mirror);
-    kernelMaps.set(map, kernelMap);
-  } else if (type === RecordType.HELD) {
-    expectLength(type, payload, payload.length - ((payload.length - MAP_ID_BYTES) % keyBytes));
-    for (let at: number = MAP_ID_BYTES; at + keyBytes <= payload.length; at += keyBytes) {
-      replica.restoreHeld(map.core.mirror, payload, at);
+    const names = new Set(new TextDecoder().decode(payload.subarray(MAP_ID_BYTES)).split(' '));
+    for (const binding of map.bindings) {
+      const name = nameOf(binding, bootId);
+      if (name !== null && names.has(name) && !kernelMaps.get(map)?.has(name))
+        replica.doubtRestored(binding.link.mirror);
     }
+    kernelMaps.set(map, names);
+  } else if (type === RecordType.HELD) {
+    restoreHeld(map, payload);
   } else {
     throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 8`, {
       hint: 'It was written by a newer mapmesh.',
@@ -319,11 +348,25 @@ function restore(
   }
 }
 
+function restoreHeld(map: AgentMap, payload: Uint8Array): void {
+  const { replica } = map.core;
+  const { keyBytes } = replica.shape;
+  const keysBytes = payload.length - HELD_KEYS_AT;
+  if (keysBytes < 0 || keysBytes % keyBytes !== 0)
+    throw damagedRecord(
+      RecordType.HELD,
+      `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
+    );
+  const kernelId = Buffer.from(payload).readUInt32LE(MAP_ID_BYTES);
+  const mirror = map.bindings.find((binding) => binding.kernelId === kernelId)?.link.mirror;
+  if (mirror === undefined) return;
+  for (let at = HELD_KEYS_AT; at + keyBytes <= payload.length; at += keyBytes)
+    replica.restoreHeld(mirror, payload, at);
+}
+
 /** Names the kernel map for as long as it exists; null for a `memory:` map, which never outlives the agent. */
-function kernelMapOf(map: AgentMap, { bootId }: JournalComponents): string | null {
-  const { kernelId } = map.core.port.info;
-  if (kernelId === null) return null;
-  return `${bootId()}/${kernelId}`;
+function nameOf({ kernelId }: Binding, bootId: string): string | null {
+  return kernelId === null ? null : `${bootId}/${kernelId}`;
 }
 
 function timeRecord(map: AgentMap, timeUs: number): Uint8Array {
@@ -361,17 +404,26 @@ function timeOf(type: number, payload: Uint8Array): number {
   return timeUs;
 }
 
-/** The keys of those entries that are held back, as payloads of HELD. */
-function* heldRecords(map: AgentMap, entries: readonly number[]): Generator<Uint8Array> {
+/** The keys of those entries that are held back in a kernel map, as payloads of HELD. */
+function* heldRecords(
+  map: AgentMap,
+  { port, mirror }: KernelLink,
+  entries: readonly number[],
+): Generator<Uint8Array> {
   const { table, mapId } = map.core.replica;
-  const held = entries.filter((entry) => map.core.mirror.has(entry, MirrorFlag.HELD));
+  const kernelId = Buffer.alloc(HELD_KEYS_AT - MAP_ID_BYTES);
+  kernelId.writeUInt32LE(port.info.kernelId ?? 0);
+  const held = entries.filter((entry) => mirror.has(entry, MirrorFlag.HELD));
   for (let at = 0; at < held.length; at += HELD_KEYS_MAX) {
-    yield Buffer.concat([mapId, ...held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry))]);
+    const keys = held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry));
+    yield Buffer.concat([mapId, kernelId, ...keys]);
   }
 }
 
-function kernelRecord(map: AgentMap, kernelMap: string): Uint8Array {
-  return Buffer.concat([map.core.replica.mapId, Buffer.from(kernelMap)]);
+/** The kernel maps that the map is bound to, as a payload of KERNEL; null for a `memory:` map. */
+function kernelRecord(map: AgentMap, bootId: string): Uint8Array | null {
+  const names = map.bindings.map((binding) => nameOf(binding, bootId)).filter((name) => name !== null);
+  return names.length === 0 ? null : Buffer.concat([map.core.replica.mapId, Buffer.from(names.join(' '))]);
 }
 
 /** Whether the kernel map lacks something that is in the log. */

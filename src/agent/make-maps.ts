@@ -37,6 +37,8 @@ export interface MapComponents {
 export interface MapToMake {
   readonly name: string;
   readonly port: MapPort;
+  /** The map that is being replaced by a larger one and still used: see agent/resizer.ts. */
+  readonly oldPort?: MapPort | null;
   readonly generation?: number;
 }
 
@@ -59,9 +61,10 @@ export function createMapMaker(
   const digestKey = sha256(
     Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
   );
-  return ({ name, port, generation = 1 }) => {
+  const watch = ({ info }: MapPort) => (info.kernelId === null ? 'sweep' : capture.watch(info));
+  return ({ name, port, oldPort = null, generation = 1 }) => {
     const mapId = mapIdOf(settings.cluster, name, port.info, sha256, generation);
-    const core = new ReplicatedMap(port, components, {
+    const core = new ReplicatedMap(oldPort ?? port, components, {
       name,
       mapId,
       digestKey: digestKey.subarray(0, 16),
@@ -71,9 +74,9 @@ export function createMapMaker(
       skewUsMax: settings.skewMsMax * 1000,
       policy: policyFor(settings, name),
     });
-    const tier = port.info.kernelId === null ? 'sweep' : capture.watch(port.info);
+    if (oldPort !== null) core.addLink(port);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
-    return new AgentMap(core, topic, tier, generation);
+    return new AgentMap(core, topic, watch, generation);
   };
 }
 

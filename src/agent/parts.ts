@@ -13,6 +13,7 @@ import type { Pump } from './pump.js';
 import type { Readiness } from './readiness.js';
 import type { Rebinder } from './rebinder.js';
 import type { Reconciler } from './reconciler.js';
+import type { Resizer } from './resizer.js';
 import type { Sweeps } from './sweeps.js';
 
 export interface AgentParts {
@@ -33,4 +34,5 @@ export interface AgentParts {
   readonly membership: Membership;
   readonly readiness: Readiness;
   readonly rebinder: Rebinder;
+  readonly resizer: Resizer;
 }

@@ -3,12 +3,14 @@
  * short turns and sleeps when there is nothing to do.
  */
 import type { Log } from '../config/log.js';
+import type { Capture } from '../core/capture.js';
 import type { CapturePort } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
 import { RingRecords } from '../core/ring-record.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
+import type { Binding } from './binding.js';
 import { Turns } from './turns.js';
 
 /** Bytes of records handled in one go: about 2 ms for small records. */
@@ -33,7 +35,7 @@ const RETRY_TICK_MS = 50;
 
 export class Pump {
   readonly #maps: readonly AgentMap[];
-  readonly #byKernelId = new Map<number, AgentMap>();
+  readonly #byKernelId = new Map<number, { readonly map: AgentMap; readonly capture: Capture }>();
   readonly #capture: CapturePort;
   readonly #mesh: Mesh;
   readonly #timers: Timers;
@@ -69,16 +71,16 @@ export class Pump {
     this.#retryTimer = timers.every(RETRY_TICK_MS, () => this.scheduleApply());
   }
 
-  /** Takes in events of the kernel map that the map is bound to now. */
+  /** Takes in events of the kernel maps that the map is bound to now. */
   listen(map: AgentMap): void {
-    const id = map.core.port.info.kernelId;
-    if (id !== null) this.#byKernelId.set(id, map);
+    for (const { kernelId, link } of map.bindings) {
+      if (kernelId !== null) this.#byKernelId.set(kernelId, { map, capture: link.capture });
+    }
   }
 
-  /** Takes in no more events of the kernel map that the map is bound to now, also not those that are in the ring. */
-  forget(map: AgentMap): void {
-    const id = map.core.port.info.kernelId;
-    if (id !== null) this.#byKernelId.delete(id);
+  /** Takes in no more events of a kernel map, also not those that are in the ring. */
+  forget({ kernelId }: Binding): void {
+    if (kernelId !== null) this.#byKernelId.delete(kernelId);
   }
 
   /** Starts draining the ring. */
@@ -103,9 +105,9 @@ export class Pump {
   async drain(): Promise<void> {
     const turns = new Turns(this.#timers);
     while (this.#drainOnce()) await turns.pause();
-    for (const map of this.#byKernelId.values()) {
-      map.core.capture.settle();
-      if (map.core.capture.takeSweepWanted()) this.onSweepWanted(map);
+    for (const { map, capture } of this.#byKernelId.values()) {
+      capture.settle();
+      if (capture.takeSweepWanted()) this.onSweepWanted(map);
     }
     this.scheduleFlush();
     this.scheduleApply();
@@ -169,10 +171,10 @@ export class Pump {
   #drainOnce(): boolean {
     const length = this.#capture.drain(this.#buffer);
     if (length === 0) return false;
-    for (const map of this.#byKernelId.values()) map.core.capture.beginDrain();
+    for (const { capture } of this.#byKernelId.values()) capture.beginDrain();
     const records = this.#records;
     records.reset(this.#buffer, length);
-    while (records.next()) this.#byKernelId.get(records.mapId)?.core.capture.record(records);
+    while (records.next()) this.#byKernelId.get(records.mapId)?.capture.record(records);
     return true;
   }
 

@@ -15,8 +15,10 @@ import { MapmeshError } from '../core/errors.js';
 import { type MapPort, shapeDifferences } from '../core/map-port.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
+import type { Binding } from './binding.js';
 import type { Journal } from './journal.js';
 import type { Pump } from './pump.js';
+import type { ResizePort, Resizer } from './resizer.js';
 import type { Sweeps } from './sweeps.js';
 
 /** How often pins are looked at: a few microseconds each. A new map is without its entries for about this long. */
@@ -29,6 +31,8 @@ export interface PinPort {
   identity(): string | null;
   /** Opens the map that is pinned there now. @throws MapmeshError */
   open(): MapPort;
+  /** What it takes to resize the map; null where that cannot be. */
+  readonly resize: ResizePort | null;
 }
 
 export interface RebinderComponents {
@@ -36,6 +40,7 @@ export interface RebinderComponents {
   readonly sweeps: Sweeps;
   readonly capture: CapturePort;
   readonly journal: Journal | null;
+  readonly resizer: Pick<Resizer, 'isBusy'>;
   readonly timers: Timers;
   readonly log: Log;
   /** A map that was stopped goes on: what the mesh wrote meanwhile is missing. */
@@ -88,7 +93,12 @@ export class Rebinder {
 
   #tick(): void {
     for (const pin of this.#pins.values()) {
-      if (pin.isBusy || (pin.map.state !== 'live' && !pin.isStopped)) continue;
+      if (
+        pin.isBusy ||
+        this.#components.resizer.isBusy(pin.map) ||
+        (pin.map.state !== 'live' && !pin.isStopped)
+      )
+        continue;
       pin.isBusy = true;
       this.#check(pin)
         .catch(this.#fail)
@@ -112,7 +122,7 @@ export class Rebinder {
     if (found === null) return;
     pin.identity = identity;
     if (typeof found === 'string') return this.#halt(pin, found);
-    if (found.info.kernelId === map.core.port.info.kernelId) {
+    if (map.bindings.some(({ kernelId }) => kernelId === found.info.kernelId)) {
       found.close();
       if (pin.isStopped) await this.#goOn(pin, null);
       return;
@@ -141,15 +151,13 @@ export class Rebinder {
 
   /** Stops the map: it is neither written nor listened to. */
   async #halt(pin: Watched, reason: string): Promise<void> {
-    const { sweeps, pump, capture, log } = this.#components;
+    const { sweeps, pump, log } = this.#components;
     const { map } = pin;
     await sweeps.alone(async () => {
       if (this.#isOver(map)) return;
       if (!pin.isStopped) {
         await pump.drain();
-        pump.forget(map);
-        map.retireLosses();
-        capture.unwatch(map.core.port.info.kernelId!);
+        for (const binding of map.bindings) this.#unwatch(binding);
       }
       pin.isStopped = true;
       map.holdsApplies = true;
@@ -188,20 +196,23 @@ export class Rebinder {
   #swap(pin: Watched, port: MapPort): void {
     const { pump, capture, journal } = this.#components;
     const { map } = pin;
-    if (!pin.isStopped) {
-      pump.forget(map);
-      map.retireLosses();
-      capture.unwatch(map.core.port.info.kernelId!);
-    }
+    const { binding } = map;
+    if (!pin.isStopped) this.#unwatch(binding);
     if (port !== map.core.port) {
-      map.core.rebind(port).close();
-      map.nextSweep = 'initial';
+      map.rebind(port).close();
       journal?.rebound(map);
     }
-    map.tier = capture.watch(port.info);
+    for (const each of pin.isStopped ? map.bindings : [binding])
+      each.tier = capture.watch(each.link.port.info);
     pump.listen(map);
     pin.isStopped = false;
     map.holdsApplies = false;
     map.resume();
+  }
+
+  #unwatch(binding: Binding): void {
+    this.#components.pump.forget(binding);
+    binding.retireLosses();
+    this.#components.capture.unwatch(binding.kernelId!);
   }
 }

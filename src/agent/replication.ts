@@ -21,7 +21,7 @@ export interface StartOptions {
 export interface ReplicationComponents
   extends Pick<
     AgentParts,
-    'journal' | 'mesh' | 'pump' | 'sweeps' | 'reconciler' | 'members' | 'membership' | 'rebinder'
+    'journal' | 'mesh' | 'pump' | 'sweeps' | 'reconciler' | 'members' | 'membership' | 'rebinder' | 'resizer'
   > {
   readonly capture: CapturePort;
   /** Validates and takes in a message of the map's topic. */
@@ -41,11 +41,12 @@ export class Replication {
 
   /** A map that the agent has from its start: the journal knows it, and nothing moves before the parts are started. */
   admit(map: AgentMap, pin: PinPort | null): void {
-    const { members, pump, rebinder, mesh } = this.#components;
+    const { members, pump, rebinder, resizer, mesh } = this.#components;
     this.#maps.push(map);
     members.add(map);
     pump.listen(map);
     if (pin !== null) rebinder.add(map, pin);
+    if (pin !== null && pin.resize !== null) resizer.add(map, pin.resize);
     mesh.subscribe(map.topic, (frame, from) => this.#components.receive(map, frame, from));
   }
 
@@ -70,20 +71,20 @@ export class Replication {
 
   /** Lets a map go: its kernel map stays as it is, and is neither read nor written any more. */
   async stop(map: AgentMap): Promise<void> {
-    const { mesh, membership, reconciler, rebinder, sweeps, pump, capture, members, journal } =
+    const { mesh, membership, reconciler, rebinder, resizer, sweeps, pump, capture, members, journal } =
       this.#components;
     map.state = 'removed';
     map.holdsApplies = true;
     mesh.unsubscribe(map.topic);
     membership.remove(map);
     rebinder.remove(map);
+    resizer.remove(map);
     await reconciler.remove(map);
     await sweeps.alone(async () => {
       sweeps.remove(map);
-      const { kernelId } = map.core.port.info;
-      if (kernelId !== null) {
-        pump.forget(map);
-        capture.unwatch(kernelId);
+      for (const binding of map.bindings) {
+        pump.forget(binding);
+        if (binding.kernelId !== null) capture.unwatch(binding.kernelId);
       }
       members.remove(map);
       journal?.remove(map);

@@ -7,6 +7,7 @@ import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
 import { openCapture } from '../kernel/capture.js';
 import { openMap, parseSelector, pinIdentity } from '../kernel/map-selector.js';
+import { ResizePin } from '../kernel/resize-pin.js';
 import { decodeIdentity, generateIdentity } from '../mesh/identity.js';
 import { parseSecret } from '../mesh/secret.js';
 import { type DataDir, openDataDir } from '../persist/data-dir.js';
@@ -64,6 +65,16 @@ export function openCaptureFor(
   return capture;
 }
 
+/** The pin at a path. */
+export function pinAt(path: string): PinPort {
+  return {
+    path,
+    identity: () => pinIdentity(path),
+    open: () => openMap({ how: 'pin', path }),
+    resize: new ResizePin(path),
+  };
+}
+
 /** What the pins of the maps that are bound by one point to, by the map's name. */
 export function pinsOf(settings: AgentSettings): Map<string, PinPort> {
   const pins = new Map<string, PinPort>();
@@ -71,7 +82,7 @@ export function pinsOf(settings: AgentSettings): Map<string, PinPort> {
     const parsed = parseSelector(selector);
     if (parsed.how !== 'pin') continue;
     const { path } = parsed;
-    pins.set(name, { path, identity: () => pinIdentity(path), open: () => openMap({ how: 'pin', path }) });
+    pins.set(name, pinAt(path));
   }
   return pins;
 }

@@ -8,6 +8,7 @@ import type { Clock } from '../core/clock.js';
 import { emptyResult, repairsOf, type SweepMode, type SweepResult } from '../core/sweeper.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
+import type { Binding } from './binding.js';
 import type { Pump } from './pump.js';
 import { Turns } from './turns.js';
 
@@ -28,6 +29,9 @@ interface Plan {
   /** Asked for at once. */
   isWanted: boolean;
 }
+
+/** How to sweep a kernel map; null: not now. */
+export type ModeOf = (binding: Binding) => SweepMode | null;
 
 export interface SweepsComponents {
   readonly pump: Pump;
@@ -55,11 +59,17 @@ export class Sweeps {
 
   /**
    * Sweeps the map as soon as no other sweep runs.
-   * @param mode what the map needs ({@link AgentMap.nextSweep}) unless told.
+   * @param modeOf what a kernel map of it needs ({@link Binding.nextSweep}) unless told; null leaves it out.
+   * @returns what was found in all of them.
    * @throws MapmeshError if the map cannot be dumped.
    */
-  sweep(map: AgentMap, mode?: SweepMode): Promise<SweepResult> {
-    return this.alone(() => this.#sweep(map, mode));
+  sweep(map: AgentMap, modeOf?: ModeOf): Promise<SweepResult> {
+    return this.alone(() => this.#sweep(map, modeOf));
+  }
+
+  /** As {@link sweep}, in work that is done {@link alone}. */
+  sweepNow(map: AgentMap, modeOf?: ModeOf): Promise<SweepResult> {
+    return this.#sweep(map, modeOf);
   }
 
   /** Does something as soon as no sweep runs, and then sweeps the map before any other. @throws as {@link sweep} */
@@ -92,7 +102,7 @@ export class Sweeps {
     this.#stopped = true;
     this.#timer.cancel();
     await this.#running;
-    for (const map of this.#maps) map.core.sweeper.close();
+    for (const map of this.#maps) for (const { sweeper } of map.core.links) sweeper.close();
   }
 
   #tick(): void {
@@ -116,17 +126,53 @@ export class Sweeps {
 
   /** A loss that no sweep has answered yet calls for one (I6). */
   #readLosses(map: AgentMap): void {
-    const id = map.core.port.info.kernelId;
-    if (id === null) return;
-    map.losses = this.#components.capture.losses(id);
-    if (map.lost > map.sweptLosses) this.want(map);
+    for (const binding of map.bindings) {
+      if (binding.kernelId === null) continue;
+      binding.losses = this.#components.capture.losses(binding.kernelId);
+      if (binding.lost > binding.sweptLosses) this.want(map);
+    }
   }
 
-  async #sweep(map: AgentMap, mode: SweepMode = map.nextSweep): Promise<SweepResult> {
+  /** The newest kernel map goes first: of two unseen changes of a key, its change is the later one (core/mirror.ts). */
+  async #sweep(map: AgentMap, modeOf: ModeOf = ({ nextSweep }) => nextSweep): Promise<SweepResult> {
+    const { clock, timers } = this.#components;
+    const startMs = timers.nowMs();
+    const sum = emptyResult();
+    let work = 0;
+    try {
+      for (const binding of [...map.bindings].reverse()) {
+        const mode = modeOf(binding);
+        if (!map.isReplicated || !map.bindings.includes(binding) || mode === null) continue;
+        const swept = await this.#sweepOne(map, binding, mode);
+        if (swept === null) return emptyResult();
+        addUp(sum, swept.result, binding === map.binding);
+        work += swept.workMs;
+      }
+    } catch (error) {
+      map.sweepProblem = error instanceof Error ? error.message : String(error);
+      throw error;
+    }
     if (!map.isReplicated) return emptyResult(); // since it was asked for
-    const { pump, clock, timers, log } = this.#components;
-    const { sweeper } = map.core;
-    const lostBefore = map.lost;
+    map.sweepProblem = '';
+    map.lastSweep = {
+      atMs: Math.floor(clock.wallUs() / 1000),
+      durationMs: Math.round(timers.nowMs() - startMs),
+      entries: sum.entries,
+      repairs: repairsOf(sum),
+    };
+    this.#plan(map, work);
+    return sum;
+  }
+
+  /** @returns null if the agent stopped meanwhile. */
+  async #sweepOne(
+    map: AgentMap,
+    binding: Binding,
+    mode: SweepMode,
+  ): Promise<{ result: SweepResult; workMs: number } | null> {
+    const { pump, timers, log } = this.#components;
+    const { sweeper } = binding.link;
+    const lostBefore = binding.lost;
     const startMs = timers.nowMs();
     // What others do between the sweep's turns, or on its core, is not its cost.
     let workMs = 0;
@@ -151,29 +197,16 @@ export class Sweeps {
         if (outcome !== 'step') done = outcome;
         pump.scheduleFlush();
       }
-      if (done === null) return emptyResult();
-      map.nextSweep = 'periodic';
-      map.sweepProblem = '';
-      map.sweptLosses = lostBefore;
-      const durationMs = timers.nowMs() - startMs;
-      const repairs = repairsOf(done);
-      map.lastSweep = {
-        atMs: Math.floor(clock.wallUs() / 1000),
-        durationMs: Math.round(durationMs),
-        entries: done.entries,
-        repairs,
-      };
-      if (repairs > 0 || done.heldDeletes > 0) {
-        log.info(
-          { map: map.name, mode, ...done, durationMs: Math.round(durationMs) },
-          'sweep repaired the map',
-        );
+      if (done === null) return null;
+      binding.nextSweep = 'periodic';
+      binding.sweptLosses = lostBefore;
+      if (repairsOf(done) > 0 || done.heldDeletes > 0) {
+        const durationMs = Math.round(timers.nowMs() - startMs);
+        log.info({ map: map.name, mode, ...done, durationMs }, 'sweep repaired the map');
       }
-      this.#plan(map, workMs);
-      return done;
+      return { result: done, workMs };
     } catch (error) {
       sweeper.close();
-      map.sweepProblem = error instanceof Error ? error.message : String(error);
       throw error;
     } finally {
       pump.scheduleFlush();
@@ -197,4 +230,18 @@ export class Sweeps {
 function isDue(map: AgentMap, { sweptMs, restMs, jitter, isWanted }: Plan, nowMs: number): boolean {
   const intervalMs = map.policy.sweepIntervalMs * (1 + jitter);
   return isWanted || nowMs >= sweptMs + Math.max(intervalMs, restMs);
+}
+
+/** Entries are counted in the newest kernel map only. */
+function addUp(
+  sum: { -readonly [K in keyof SweepResult]: number },
+  result: SweepResult,
+  isNewest: boolean,
+): void {
+  if (isNewest) sum.entries = result.entries;
+  sum.capturedSets += result.capturedSets;
+  sum.capturedDeletes += result.capturedDeletes;
+  sum.appliedSets += result.appliedSets;
+  sum.appliedDeletes += result.appliedDeletes;
+  sum.heldDeletes += result.heldDeletes;
 }

@@ -9,7 +9,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { MapmeshError } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
-import type { ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
+import type { MapReport, ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
 import { errorFromBody } from './http-error.js';
 import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
 
@@ -86,6 +86,10 @@ export class ApiClient {
 
   diff(name: string): Promise<DiffJson> {
     return this.#json('GET', `${mapPath(name)}/diff`, undefined, LONG_TIMEOUT_MS);
+  }
+
+  resize(name: string, { maxEntries }: { maxEntries: number }): Promise<MapReport> {
+    return this.#json('POST', `${mapPath(name)}/resize?maxEntries=${maxEntries}`, undefined, LONG_TIMEOUT_MS);
   }
 
   release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {

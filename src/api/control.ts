@@ -74,12 +74,25 @@ export interface MapReport {
   /** Registers deleted by this node since it started because nobody had touched them for the map's time to live. */
   readonly expired: number;
   readonly lastSweep: SweepSummary | null;
+  /** The map has been resized and the old kernel map is still used; null otherwise. */
+  readonly resizing: ResizingReport | null;
   readonly state: MapState;
   readonly policy: MapPolicy;
   /** Sentences, most important first; empty when all is well. */
   readonly problems: readonly string[];
   /** Which kinds of write are noticed at once and which by the next sweep (invariant I7). */
   readonly sees: { readonly atOnce: readonly string[]; readonly atSweep: readonly string[] };
+}
+
+/** What is left of a resize. */
+export interface ResizingReport {
+  readonly oldKernelId: number;
+  readonly oldMaxEntries: number;
+  /** Entries for which the old map has no room. */
+  readonly onlyInNew: number;
+  /** Ids of programs, and of processes on this host, that use the old map. */
+  readonly programs: readonly number[];
+  readonly processes: readonly number[];
 }
 
 /** The whole node at a glance: `mapmesh status --json`. */
@@ -224,6 +237,9 @@ export interface AgentControl {
 
   /** Compares a map with every peer that replicates it. Absent: 501. */
   diff?(name: string): Promise<DiffReport>;
+
+  /** Gives the map a larger kernel map on this node. Resolves when it is at the pin. Absent: 501. */
+  resize?(name: string, options: { readonly maxEntries: number }): Promise<MapReport>;
 
   /**
    * Spreads the deletes that were held back because there were too many, or, with `refill`, puts the entries back into

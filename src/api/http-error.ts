@@ -12,6 +12,7 @@ const STATUS_BY_CODE: Partial<Record<ErrorCode, number>> = {
   ERR_NO_SUCH_MAP: 404,
   ERR_MAP_KIND: 409,
   ERR_MAP_SHAPE: 409,
+  ERR_RESIZE: 409,
   ERR_MAP_FULL: 507,
   ERR_LIMIT: 429,
 };

@@ -151,6 +151,9 @@ function addMaintenanceRoutes(app: FastifyInstance, control: AgentControl): void
     const refill = checked(RELEASE_QUERY, query).refill === 'true';
     return supported(control, 'release')(params.name, { refill });
   });
+  app.post<MapParams>('/v1/maps/:name/resize', async ({ params, query }) => {
+    return supported(control, 'resize')(params.name, checked(RESIZE_QUERY, query));
+  });
   app.get<MapParams>('/v1/maps/:name/diff', async ({ params }) => {
     return diffJson(await supported(control, 'diff')(params.name));
   });
@@ -158,7 +161,15 @@ function addMaintenanceRoutes(app: FastifyInstance, control: AgentControl): void
 
 const RELEASE_QUERY = z.strictObject({ refill: z.enum(['true', 'false']).default('false') });
 
-function supported<N extends 'sweep' | 'diff' | 'release'>(
+const RESIZE_QUERY = z.strictObject({
+  maxEntries: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(2 ** 32 - 1),
+});
+
+function supported<N extends 'sweep' | 'diff' | 'release' | 'resize'>(
   control: AgentControl,
   name: N,
 ): NonNullable<AgentControl[N]> {

@@ -277,7 +277,7 @@ export class Replica {
     for (let entry = 0; entry < this.table.end; entry++) {
       if (this.table.has(entry, EntryFlag.USED)) mirror.push(entry);
     }
-    this.priors.clear();
+    if (this.#mirrors.length === 1) this.priors.clear();
   }
 
   /** The log says that the delete of this key was held back: the kernel map is known not to have the entry. */

@@ -115,11 +115,7 @@ export class ReplicatedMap {
     return this.link.sweeper;
   }
 
-  /** Entries, over all kernel maps, that are refused or held back. */
-  get pending(): number {
-    return this.#links.reduce((sum, { mirror }) => sum + mirror.pending.size, 0);
-  }
-
+  /** Entries, over all kernel maps, that are held back. */
   get held(): number {
     return this.#links.reduce((sum, { mirror }) => sum + mirror.held.size, 0);
   }

@@ -68,6 +68,7 @@ export function sampleMap(changes: Partial<MapReport> = {}): MapReport {
     expired: 0,
     policy: DEFAULT_POLICY,
     lastSweep: { atMs: 1_795_000_000_000, durationMs: 812, entries: 123_456, repairs: 4 },
+    resizing: null,
     state: 'live',
     problems: [],
     sees: {

@@ -221,10 +221,13 @@ describe('two kernel maps of one replica', () => {
     r.capture(events);
     r.settle();
     assert.deepEqual([r.new.entries.size, r.old.entries.size, r.map.replica.tombstones], [100, 50, 0]);
-    assert.equal(r.map.pending, 50);
+    assert.deepEqual([r.link(0).mirror.pending.size, r.map.mirror.pending.size], [50, 0]);
     assert.deepEqual(r.kernel(1), r.live());
     r.map.dropLink(r.link(0));
-    assert.equal(r.map.pending, 0, 'nothing waits for a map that is gone');
+    assert.deepEqual(r.map.links, [r.link(1)]);
+    r.map.put(key(999), value(1));
+    r.apply();
+    assert.equal(r.new.entries.size, 101, 'nothing waits for a log any more');
   });
 
   it('take a delete in the old one of what it had no room for before: it is made in the new one', () => {
@@ -234,7 +237,7 @@ describe('two kernel maps of one replica', () => {
     r.capture([r.write(1, 100, null)]);
     r.settle();
     r.checkEqual();
-    assert.equal(r.map.pending, 0);
+    assert.equal(r.link(0).mirror.pending.size, 0);
   });
 
   it('are guarded each for itself: a burst of deletes in one is held there and is no delete in the other', () => {

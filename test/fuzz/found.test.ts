@@ -83,7 +83,7 @@ async function openJournal(): Promise<{
       },
       bootId: () => 'boot',
     },
-    [new AgentMap(node.map, 'topic', 'sweep')],
+    [new AgentMap(node.map, 'topic', () => 'sweep')],
     node.hlc,
     SILENT_LOG,
   );
@@ -148,7 +148,7 @@ describe('hellos', () => {
   it('name no more members than a node remembers, and no more origins', () => {
     const random = new SeededRandom(3);
     const node = seededNode(random);
-    const members = membersOf(node, new AgentMap(node.map, 'topic', 'sweep'));
+    const members = membersOf(node, new AgentMap(node.map, 'topic', () => 'sweep'));
     const peerId = () => peerIdOfPublicKey(random.bytes(32));
     const hello = (away: number) => ({
       wallMs: node.clock.wallUs() / 1000,

@@ -369,9 +369,10 @@ class Simulation {
   #checkLosses(): void {
     for (const host of this.#hosts) {
       for (const map of host.agent!.parts.maps) {
-        if (map.lost > map.sweptLosses) {
+        for (const { lost, sweptLosses } of map.bindings) {
+          if (lost <= sweptLosses) continue;
           throw new Violation(
-            `${host.name} lost ${map.lost} events of ${map.name}, and swept for ${map.sweptLosses}`,
+            `${host.name} lost ${lost} events of ${map.name}, and swept for ${sweptLosses}`,
           );
         }
       }

@@ -117,6 +117,16 @@ export function renderMaps(maps: readonly MapReport[], columns: number): string 
   return maps.map((map) => renderMap(map, columns)).join('\n\n');
 }
 
+/** Who keeps the old map of a resize. */
+function resizeFacts({ resizing }: MapReport): [string, string][] {
+  if (resizing === null) return [];
+  const { oldKernelId, oldMaxEntries, onlyInNew, programs, processes } = resizing;
+  const users = [...programs.map((id) => `program ${id}`), ...processes.map((id) => `process ${id}`)];
+  const full = onlyInNew === 0 ? '' : `; it is full: ${onlyInNew} of the entries are in the new map only`;
+  const used = users.length === 0 ? 'no program that could be found' : users.join(', ');
+  return [['resize', `the old map ${oldKernelId}, for ${oldMaxEntries} entries, is used by ${used}${full}`]];
+}
+
 function renderMap(map: MapReport, columns: number): string {
   const kernel = map.kernelId === null ? 'in memory' : `kernel map id ${map.kernelId}`;
   const swept = map.lastSweep;
@@ -138,6 +148,7 @@ function renderMap(map: MapReport, columns: number): string {
         : `${new Date(swept.atMs).toISOString()}, took ${formatDuration(swept.durationMs)}, ${plural(swept.repairs, 'repair')}`,
     ],
     ...policyFacts(map),
+    ...resizeFacts(map),
     ['capture', map.capture],
     ['at once', map.sees.atOnce.join(', ') || 'nothing'],
     ['by sweep', map.sees.atSweep.join(', ') || 'nothing'],

@@ -140,7 +140,7 @@ const journal: Target = {
 async function beginJournal(random: SeededRandom): Promise<Subject> {
   const node = seededNode(random);
   const source = new BatchSource(random.fork());
-  const map = new AgentMap(node.map, 'topic', 'sweep');
+  const map = new AgentMap(node.map, 'topic', () => 'sweep');
   let options: RegisterLogOptions | null = null;
   const none = () => undefined;
   await Journal.open(

@@ -132,7 +132,7 @@ const hello: Target = {
   heldBytesMax: 24 * MB,
   begin: (random) => {
     const node = seededNode(random);
-    const map = new AgentMap(node.map, 'topic', 'sweep');
+    const map = new AgentMap(node.map, 'topic', () => 'sweep');
     const none = () => undefined;
     const timer = { again: none, cancel: none };
     const members = new Members(
