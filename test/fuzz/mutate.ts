@@ -15,13 +15,25 @@ const NUMBERS: readonly bigint[] = [7n, 8n, 15n, 16n, 31n, 32n, 53n, 63n, 64n].f
   return [power - 8n, power - 2n, power - 1n, power, power + 1n];
 });
 
-type Change = (bytes: Uint8Array, random: SeededRandom, others: readonly Uint8Array[]) => Uint8Array;
+/** Where a length or a count stands, as far as that is known. */
+export interface NumberField {
+  readonly at: number;
+  readonly bytes: 1 | 2 | 4 | 8;
+}
+
+interface Hints {
+  readonly others: readonly Uint8Array[];
+  readonly fields: readonly NumberField[];
+}
+
+type Change = (bytes: Uint8Array, random: SeededRandom, hints: Hints) => Uint8Array;
 
 const CHANGES: readonly Change[] = [
   flipBit,
   setByte,
   putNumber,
-  putNumber,
+  putField,
+  putField,
   nudgeNumber,
   cutTail,
   cutOut,
@@ -30,15 +42,16 @@ const CHANGES: readonly Change[] = [
   splice,
 ];
 
-/** @param others valid inputs that parts are taken from */
+/** @param others valid inputs that parts are taken from. @param fields little endian numbers that decide of the rest */
 export function mutate(
   bytes: Uint8Array,
   random: SeededRandom,
   others: readonly Uint8Array[] = [],
+  fields: readonly NumberField[] = [],
 ): Uint8Array {
   let out: Uint8Array = new Uint8Array(bytes);
   const changes = random.between(1, CHANGES_MAX + 1);
-  for (let i = 0; i < changes; i++) out = random.pick(CHANGES)(out, random, others);
+  for (let i = 0; i < changes; i++) out = random.pick(CHANGES)(out, random, { others, fields });
   return out.length > BYTES_MAX ? out.subarray(0, BYTES_MAX) : out;
 }
 
@@ -58,6 +71,14 @@ function putNumber(bytes: Uint8Array, random: SeededRandom): Uint8Array {
   if (bytes.length < width) return bytes;
   const number = random.chance(0.5) ? random.pick(NUMBERS) : BigInt(random.between(0, 32));
   writeNumber(bytes, width, Math.min(place(bytes, random), bytes.length - width), number, random.chance(0.8));
+  return bytes;
+}
+
+function putField(bytes: Uint8Array, random: SeededRandom, { fields }: Hints): Uint8Array {
+  if (fields.length === 0) return putNumber(bytes, random);
+  const { at, bytes: width } = random.pick(fields);
+  if (at + width > bytes.length) return bytes;
+  writeNumber(bytes, width, at, random.pick(NUMBERS), true);
   return bytes;
 }
 
@@ -94,7 +115,7 @@ function insertBytes(bytes: Uint8Array, random: SeededRandom): Uint8Array {
   return concat(bytes.subarray(0, at), random.bytes(random.between(1, 16)), bytes.subarray(at));
 }
 
-function splice(bytes: Uint8Array, random: SeededRandom, others: readonly Uint8Array[]): Uint8Array {
+function splice(bytes: Uint8Array, random: SeededRandom, { others }: Hints): Uint8Array {
   if (others.length === 0) return bytes;
   const other = random.pick(others);
   const [from, to] = range(other, random);

@@ -4,7 +4,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { type RoundResult, runRound } from './round.js';
 import { targetNamed } from './targets.js';
-import { variantNamed } from './variants.js';
+import { brokenTarget } from './variants.js';
 
 /** What the thread is to do. */
 export interface WorkerTask {
@@ -25,7 +25,7 @@ export interface WorkerReport {
 
 const { target: name, seed, fromRound, rounds, variant, progress } = workerData as WorkerTask;
 const inputs = new Int32Array(progress);
-const target = variant === '' ? targetNamed(name) : variantNamed(variant).install();
+const target = variant === '' ? targetNamed(name) : brokenTarget(variant);
 for (let round = fromRound; round < fromRound + rounds; round++) {
   const result = await runRound(target, seed, round, () => Atomics.add(inputs, 0, 1));
   parentPort!.postMessage({ round, result } satisfies WorkerReport);

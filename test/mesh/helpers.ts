@@ -183,6 +183,14 @@ export interface BrokenOptions {
   readonly cluster?: string;
   /** Answers greetings of those who dial it. */
   readonly greets?: boolean;
+  /** What it says to agents; made anew each time. */
+  readonly app?: () => unknown;
+}
+
+/** A node of whatever kind, to be dialled. */
+export interface Dialled {
+  readonly mesh: { readonly peerId: string };
+  address(): string;
 }
 
 /** A peer that greets properly and otherwise does only what the test makes it do. */
@@ -194,14 +202,16 @@ export class BrokenPeer {
   /** Gossip streams opened to it; nothing reads them. */
   readonly gossipStreams: Stream[] = [];
   readonly cluster: string;
+  readonly #app: () => unknown;
   #beats = 0;
   readonly startMs = Date.now();
 
-  private constructor(transport: Transport, identity: Uint8Array, cluster: string) {
+  private constructor(transport: Transport, identity: Uint8Array, options: BrokenOptions) {
     this.transport = transport;
     this.identity = identity;
     this.peerId = peerIdOfIdentity(identity);
-    this.cluster = cluster;
+    this.cluster = options.cluster ?? CLUSTER;
+    this.#app = options.app ?? (() => ({ name: 'broken' }));
   }
 
   static async start(options: BrokenOptions): Promise<BrokenPeer> {
@@ -222,7 +232,7 @@ export class BrokenPeer {
       onDenied: () => undefined,
       onSelf: () => undefined,
     });
-    const peer = new BrokenPeer(transport, identity, options.cluster ?? CLUSTER);
+    const peer = new BrokenPeer(transport, identity, options);
     const { node } = transport;
     await node.start();
     node.addEventListener('connection:open', ({ detail }) => peer.connections.push(detail));
@@ -252,7 +262,7 @@ export class BrokenPeer {
       details: () => ({
         startMs: this.startMs,
         listen: [this.address()],
-        app: { name: 'broken' },
+        app: this.#app(),
         peers: [],
       }),
       screen: () => null,
@@ -260,12 +270,12 @@ export class BrokenPeer {
     };
   }
 
-  dial(node: TestNode): Promise<Connection> {
+  dial(node: Dialled): Promise<Connection> {
     return this.transport.node.dial(multiaddr(node.address()), { force: true });
   }
 
   /** Dials a node and greets it. */
-  async greet(node: TestNode): Promise<Connection> {
+  async greet(node: Dialled): Promise<Connection> {
     const connection = await this.dial(node);
     const stream = await connection.newStream([HELLO_PROTOCOL]);
     const frames = createFrameStream(stream, {
@@ -289,7 +299,7 @@ export class BrokenPeer {
       partial: false,
       listen: [this.address()],
       links: [],
-      app: { name: 'broken' },
+      app: this.#app(),
     });
   }
 

@@ -8,6 +8,7 @@ import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { isLruKind, type MapPort } from '../../src/core/map-port.js';
 import { Origins } from '../../src/core/origins.js';
 import { Stability } from '../../src/core/stability.js';
+import { patch } from '../support/patch.js';
 import type { SimOptions } from './simulate.js';
 
 export interface Variant {
@@ -20,15 +21,6 @@ export interface Variant {
 }
 
 const NOTHING = (): void => undefined;
-
-/** Replaces a method of a class until it is called off. */
-function patch<T extends object, K extends keyof T>(prototype: T, name: K, method: T[K]): () => void {
-  const original = prototype[name];
-  prototype[name] = method;
-  return () => {
-    prototype[name] = original;
-  };
-}
 
 /** An LRU map that looks like a plain one: what is gone from it is taken for deleted. */
 function asPlainHash(port: MapPort): MapPort {

@@ -41,6 +41,9 @@ const CLONE_NEWNET = 0x4000_0000;
 /** Half a minute more than any agent here has ever needed, for a machine that others use, too. */
 const START_TIMEOUT_MS = 60_000;
 const PAGE_KB = 4;
+/** Numbers of addresses that no host has: the first is nobody's, the second the test's own. */
+const NOWHERE = 253;
+const STRANGER = 254;
 
 export interface HostAgentFlags {
   /** Names of maps made with {@link Hosts.createMap}. */
@@ -275,6 +278,20 @@ export class Hosts {
     this.cut(this.all);
   }
 
+  /** What one host sends to another is lost, and not the other way round; nobody is told. */
+  cutOneWay(from: Host, to: Host): void {
+    setNeighbour(from, to.number, NOWHERE);
+  }
+
+  healOneWay(from: Host, to: Host): void {
+    setNeighbour(from, to.number, to.number);
+  }
+
+  /** Gives the test's own process an address at the first switch, as a machine of somebody else has one. */
+  joinAsStranger(): void {
+    ip([`address replace 10.78.0.${STRANGER}/24 dev bridge0`]);
+  }
+
   /** What reaches a host, and what leaves it, is at most so many kilobits a second; 0: as much as goes. */
   limitRateTo(host: Host, kbit: number): void {
     const ends = [
@@ -406,6 +423,11 @@ function connectHost(host: Host, pid: number, count: number): void {
     ],
     host.enter,
   );
+}
+
+function setNeighbour(host: Host, number: number, owner: number): void {
+  const entry = `neighbour replace 10.78.0.${number} lladdr ${macOf(owner)} dev eth0 nud permanent`;
+  ip([entry], host.enter);
 }
 
 function macOf(number: number): string {

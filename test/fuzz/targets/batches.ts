@@ -10,6 +10,12 @@ import type { Subject, Target } from '../target.js';
 
 const MB = 1024 * 1024;
 const AUTHORS = 4;
+/** Leaves, items, number of the batch. */
+const BATCH_FIELDS = [
+  { at: 2, bytes: 2 },
+  { at: 4, bytes: 2 },
+  { at: 8, bytes: 8 },
+] as const;
 
 /** Batches of several authors, fresh, relayed and pruned, mutated, and signed all the same. */
 export class BatchSource {
@@ -34,7 +40,7 @@ export class BatchSource {
     if (random.chance(0.02)) this.#refresh();
     const frame = random.pick(this.#valid);
     if (random.chance(0.1)) return frame;
-    const mutated = mutate(frame, random, this.#valid);
+    const mutated = mutate(frame, random, this.#valid, BATCH_FIELDS);
     return random.chance(0.7) ? signAnew(mutated, this.#authors[0]!) : mutated;
   }
 

@@ -8,15 +8,21 @@ import { SILENT_LOG } from '../../../src/config/log.js';
 import { decodeIdentity, generateIdentity } from '../../../src/mesh/identity.js';
 import { makeSecret, parseSecret } from '../../../src/mesh/secret.js';
 import type { Disk, DiskFile } from '../../../src/persist/disk.js';
-import { findLogFiles } from '../../../src/persist/log-files.js';
-import { FILE_HEADER_BYTES, recordEnd } from '../../../src/persist/log-format.js';
-import { replayFiles } from '../../../src/persist/log-replay.js';
+import { findLogFiles, logName, NEWEST_FILE, snapshotName } from '../../../src/persist/log-files.js';
 import {
-  openRegisterLog,
-  type RegisterLog,
-  type RegisterLogOptions,
-} from '../../../src/persist/register-log.js';
-import { SimDisk } from '../../persist/register-log-sim-disk.js';
+  encodeFileHeader,
+  encodeNumbers,
+  FILE_HEADER_BYTES,
+  FileKind,
+  NOWHERE,
+  OwnType,
+  type Position,
+  RECORD_HEADER_BYTES,
+  RecordBuffer,
+  recordEnd,
+} from '../../../src/persist/log-format.js';
+import { replayFiles } from '../../../src/persist/log-replay.js';
+import type { RegisterLog, RegisterLogOptions } from '../../../src/persist/register-log.js';
 import type { SeededRandom } from '../../sim/random.js';
 import { mutate } from '../mutate.js';
 import { checkTable, seededNode } from '../nodes.js';
@@ -30,6 +36,13 @@ const HEADER_CHECKSUM_AT = 40;
 const RECORD_CHECKSUM_AT = 4;
 const RECORD_COVERED_AT = 8;
 const SALT_AT = 12;
+/** Number of the file, where it takes over, length of the first record. */
+const LOG_FIELDS = [
+  { at: 16, bytes: 8 },
+  { at: 24, bytes: 8 },
+  { at: 32, bytes: 8 },
+  { at: FILE_HEADER_BYTES, bytes: 4 },
+] as const;
 
 /** Files that are only read. */
 class MemoryDisk implements Disk {
@@ -64,25 +77,42 @@ function refuse(): Promise<never> {
   throw new Error('a replay only reads');
 }
 
-/** The files of a directory after a few runs, some of which were killed. */
-async function someFiles(random: SeededRandom): Promise<Map<string, Uint8Array>> {
-  let disk = new SimDisk(() => random.next());
-  for (let run = 0; run < 4; run++) {
-    const log = await openRegisterLog(
-      { path: DIRECTORY },
-      { disk, onRecord: () => undefined, onHole: () => undefined },
+/** The files of a directory after a few runs: a snapshot, logs that take over from another or not, marks in them. */
+function someFiles(random: SeededRandom): Map<string, Uint8Array> {
+  const salt = random.between(0, 2 ** 32);
+  const files = new Map<string, Uint8Array>();
+  const file = (kind: number, number: number, from: Position, fill: (records: RecordBuffer) => void) => {
+    const records = new RecordBuffer(salt);
+    fill(records);
+    return Buffer.concat([encodeFileHeader({ kind, number, salt, from }), records.filled]);
+  };
+  const some = (records: RecordBuffer, count: number) => {
+    for (let i = 0; i < count; i++)
+      records.push(random.between(0, 128), random.bytes(random.pick([0, 5, 30, 120])));
+  };
+  const first = random.between(1, 4);
+  files.set(
+    snapshotName(first),
+    file(FileKind.SNAPSHOT, first, NOWHERE, (records) => {
+      some(records, 5);
+      records.push(OwnType.END, encodeNumbers(5));
+    }),
+  );
+  for (let number = first; number < first + 3; number++) {
+    const takesOver = number > first && random.chance(0.5);
+    const from = takesOver ? { number: number - 1, bytes: FILE_HEADER_BYTES } : NOWHERE;
+    files.set(
+      logName(number),
+      file(FileKind.LOG, number, from, (records) => {
+        some(records, 4);
+        records.push(OwnType.MARK, encodeNumbers(number, FILE_HEADER_BYTES + records.length));
+        some(records, 3);
+        if (random.chance(0.3)) records.push(OwnType.HOLE, new Uint8Array(0));
+      }),
     );
-    for (let i = 0; i < 10; i++)
-      log.append(random.between(0, 128), random.bytes(random.pick([0, 5, 30, 120])));
-    if (random.chance(0.5)) await log.synced();
-    if (random.chance(0.3))
-      await log.rewrite(async function* () {
-        for (let i = 0; i < 5; i++) yield { type: i, payload: random.bytes(20) };
-      });
-    await log.close();
-    disk = disk.crash('kill');
   }
-  return disk.files();
+  files.set(NEWEST_FILE, Buffer.from(`${first + 2}\n`));
+  return files;
 }
 
 /** Gives the header, and every record that its length field finds, the right checksum: an attacker of the disk can, too. */
@@ -91,8 +121,8 @@ function sealed(bytes: Uint8Array): Uint8Array {
   if (out.length < FILE_HEADER_BYTES) return out;
   out.writeUInt32LE(crc32(out.subarray(0, HEADER_CHECKSUM_AT)), HEADER_CHECKSUM_AT);
   const salt = out.readUInt32LE(SALT_AT);
-  for (let at = FILE_HEADER_BYTES; at + 9 <= out.length; ) {
-    const end = at + 9 + out.readUInt32LE(at);
+  for (let at = FILE_HEADER_BYTES; at + RECORD_HEADER_BYTES <= out.length; ) {
+    const end = at + RECORD_HEADER_BYTES + out.readUInt32LE(at);
     if (end > out.length) break;
     out.writeUInt32LE(crc32(out.subarray(at + RECORD_COVERED_AT, end), salt), at + RECORD_CHECKSUM_AT);
     assert.equal(recordEnd(out, at, out.length, salt), end, 'a sealed record is whole');
@@ -108,13 +138,13 @@ const log: Target = {
   inputsPerRound: 400,
   rounds: 8,
   heldBytesMax: 8 * MB,
-  begin: async (random) => {
-    const files = await someFiles(random);
+  begin: (random) => {
+    const files = someFiles(random);
     const names = [...files.keys()];
     return {
       next: () => {
         const number = random.between(0, names.length);
-        const mutated = mutate(files.get(names[number]!)!, random, [...files.values()]);
+        const mutated = mutate(files.get(names[number]!)!, random, [...files.values()], LOG_FIELDS);
         const content = random.chance(0.8) ? sealed(mutated) : mutated;
         return Buffer.concat([Buffer.from([number]), content]);
       },

@@ -15,6 +15,12 @@ import type { Target } from '../target.js';
 
 const MB = 1024 * 1024;
 const BUFFER_BYTES = 4096;
+/** Lengths in the first record of a buffer: of itself, its key, its value. */
+const RECORD_FIELDS = [
+  { at: 0, bytes: 4 },
+  { at: 30, bytes: 2 },
+  { at: 32, bytes: 4 },
+] as const;
 /** Of the example: the value of a map of flows. */
 const VALUE_TYPE = 1;
 /** A value longer than this is not written out: what a layout says may be large is only read from maps that have it. */
@@ -25,7 +31,7 @@ function drained(random: SeededRandom, key: () => Uint8Array, nowUs: () => numbe
     encodeRecord({
       op: random.between(0, 7),
       key: random.chance(0.9) ? key() : random.bytes(random.between(0, 40)),
-      value: random.chance(0.7) ? random.bytes(4) : random.bytes(random.between(0, 40)),
+      value: random.bytes(random.pick([4, 4, 0, random.between(0, 40)])),
       ktimeUs: nowUs() + random.between(-20_000, 200),
       cpu: random.between(0, 4),
       flags: random.between(0, 2),
@@ -50,7 +56,9 @@ const ring: Target = {
       next: () => {
         clock.advance(50);
         const bytes = drained(random, key, () => clock.monotonicUs());
-        return random.chance(0.3) ? bytes : mutate(bytes, random).subarray(0, BUFFER_BYTES);
+        return random.chance(0.3)
+          ? bytes
+          : mutate(bytes, random, [], RECORD_FIELDS).subarray(0, BUFFER_BYTES);
       },
       take: (bytes) => {
         buffer.set(bytes);

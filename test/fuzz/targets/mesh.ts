@@ -21,14 +21,15 @@ const MB = 1024 * 1024;
 const REFUSED = new MapmeshError('ERR_WIRE', 'Cannot decode: refused');
 const STREAM_FRAME_BYTES_MAX = 4096;
 
-const stream: Target = {
+/** @param frameBytesMax of the reader; what is demanded of it stays the same. */
+export const streamTarget = (frameBytesMax: number): Target => ({
   name: 'stream',
   codes: ['ERR_LIMIT'],
   inputsPerRound: 20_000,
   rounds: 25,
   heldBytesMax: 4 * MB,
   begin: (random) => {
-    let reader = new FrameReader(STREAM_FRAME_BYTES_MAX);
+    let reader = new FrameReader(frameBytesMax);
     return {
       next: () => {
         const frames = Array.from({ length: random.between(1, 4) }, () => {
@@ -44,13 +45,13 @@ const stream: Target = {
             assert.ok(frame.length <= STREAM_FRAME_BYTES_MAX, 'bounded');
           assert.ok(reader.heldBytes <= STREAM_FRAME_BYTES_MAX + chunk.length, 'what is held is bounded');
         } catch (error) {
-          reader = new FrameReader(STREAM_FRAME_BYTES_MAX);
+          reader = new FrameReader(frameBytesMax);
           throw error;
         }
       },
     };
   },
-};
+});
 
 function peerIds(random: SeededRandom, count: number): string[] {
   return Array.from({ length: count }, () => peerIdOfPublicKey(random.bytes(32)));
@@ -196,4 +197,9 @@ const hello: Target = {
   },
 };
 
-export const MESH_TARGETS: readonly Target[] = [stream, greeting, heartbeat, hello];
+export const MESH_TARGETS: readonly Target[] = [
+  streamTarget(STREAM_FRAME_BYTES_MAX),
+  greeting,
+  heartbeat,
+  hello,
+];

@@ -12,6 +12,7 @@ import {
   decodeSums,
   decodeVector,
   decodeWant,
+  encodeVector,
 } from '../../../src/core/reconcile-wire.js';
 import type { SeededRandom } from '../../sim/random.js';
 import type { TestNode } from '../../support/node.js';
@@ -22,7 +23,15 @@ import type { Subject, Target } from '../target.js';
 const MB = 1024 * 1024;
 /** Enough that a descent and whole batches both happen. */
 const SHARED_KEYS = 2500;
+/** Counts of the various frames, and the first length or number in them. */
+const FRAME_FIELDS = [
+  { at: 2, bytes: 2 },
+  { at: 4, bytes: 2 },
+  { at: 4, bytes: 4 },
+  { at: 6, bytes: 8 },
+] as const;
 const OWN_KEYS = 60;
+const INVENTED_CHANCE = 0.03;
 /** A node without allow-list tells apart so many origins at most, whatever one peer says. */
 const ORIGINS_HEARD_MAX = 1200;
 
@@ -51,6 +60,16 @@ function componentsOf(node: TestNode): ReconcileComponents {
     merge: (batch) => node.map.receive(batch, true),
     horizonUsMax: () => node.clock.wallUs(),
   };
+}
+
+/** Names of nodes that do not exist. */
+function inventedOrigins(random: SeededRandom): Uint8Array {
+  const batches = Array.from({ length: 1000 }, () => ({
+    origin: random.bytes(32),
+    seq: random.between(0, 100),
+  }));
+  const type = random.pick([FrameType.SINCE, FrameType.END, FrameType.VECTOR]);
+  return encodeVector(type, { horizonUs: 0, batches });
 }
 
 /** One side of a conversation. */
@@ -111,8 +130,9 @@ class Conversation implements Subject {
     if (this.#side === null || this.#side.outcome !== 'open') this.#begin();
     const due = this.#replies.shift();
     if (due !== undefined && random.chance(0.8)) return due;
+    if (random.chance(INVENTED_CHANCE)) return inventedOrigins(random);
     const frame = due ?? random.pick(this.#said);
-    return random.chance(0.3) ? frame : mutate(frame, random, this.#said);
+    return random.chance(0.3) ? frame : mutate(frame, random, this.#said, FRAME_FIELDS);
   }
 
   take(frame: Uint8Array): void {
@@ -190,7 +210,8 @@ export const RECONCILE_TARGETS: readonly Target[] = [
     begin: (random) => {
       const valid = conversation(random);
       return {
-        next: () => (random.chance(0.1) ? random.pick(valid) : mutate(random.pick(valid), random, valid)),
+        next: () =>
+          random.chance(0.1) ? random.pick(valid) : mutate(random.pick(valid), random, valid, FRAME_FIELDS),
         take: decode,
       };
     },
