@@ -248,7 +248,7 @@ export class Control implements AgentControl {
       resizing: resizingOf(this.#parts.resizer.progress(map)),
       state: map.state,
       policy: map.policy,
-      problems: problemsOf(map),
+      problems: problemsOf(map, this.#parts.resizer.problem(map)),
       sees: coverageOf(info.kind, map.tier, map.isMemory),
     };
   }
@@ -288,7 +288,7 @@ function resizingOf(resizing: Resizing | null): ResizingReport | null {
 }
 
 /** What a human should know of the map, most important first. */
-function problemsOf(map: AgentMap): string[] {
+function problemsOf(map: AgentMap, resizeProblem: string): string[] {
   const { replica, applier, mirror, held } = map.core;
   const problems: string[] = [];
   if (map.refusal !== '') problems.push(map.refusal);
@@ -310,6 +310,7 @@ function problemsOf(map: AgentMap): string[] {
     );
   }
   if (map.pinProblem !== '') problems.push(map.pinProblem);
+  if (resizeProblem !== '') problems.push(resizeProblem);
   if (map.sweepProblem !== '') problems.push(`the last sweep failed: ${map.sweepProblem}`);
   return problems;
 }

@@ -71,6 +71,10 @@ interface Resizable {
   users: MapUsers | null;
   quietLooks: number;
   isBusy: boolean;
+  /** The map is to have room for as many; 0 if nobody has said. */
+  wanted: number;
+  /** Why that could not be done; empty if it could. */
+  problem: string;
 }
 
 export class Resizer {
@@ -88,7 +92,7 @@ export class Resizer {
 
   /** The map can be resized from now on; if it was being resized when the agent stopped, that goes on. */
   add(map: AgentMap, port: ResizePort): void {
-    this.#maps.set(map, { map, port, users: null, quietLooks: 0, isBusy: false });
+    this.#maps.set(map, { map, port, users: null, quietLooks: 0, isBusy: false, wanted: 0, problem: '' });
   }
 
   /** The map is no longer this agent's. */
@@ -104,6 +108,17 @@ export class Resizer {
   stop(): void {
     this.#stopped = true;
     this.#timer?.cancel();
+  }
+
+  /** The map is to have room for at least so many entries, as soon as that can be: it is tried until it has. */
+  want(map: AgentMap, maxEntries: number): void {
+    const resizable = this.#maps.get(map);
+    if (resizable !== undefined) resizable.wanted = maxEntries;
+  }
+
+  /** Why the map does not have the room that it is to have; empty if it has, or will soon. */
+  problem(map: AgentMap): string {
+    return this.#maps.get(map)?.problem ?? '';
   }
 
   /** Whether the map's kernel maps are changing hands: nobody else may change what it is bound to. */
@@ -197,18 +212,38 @@ export class Resizer {
 
   #tick(): void {
     for (const resizable of this.#maps.values()) {
-      const { map, isBusy } = resizable;
-      if (isBusy || map.state !== 'live' || map.bindings.length === 1) continue;
-      resizable.isBusy = true;
-      this.#look(resizable)
-        .catch((error: unknown) => {
-          if (!(error instanceof MapmeshError)) return this.#fail(error);
-          this.#components.log.warn({ map: map.name, code: error.code }, error.message);
-        })
-        .finally(() => {
-          resizable.isBusy = false;
-        });
+      const { map, isBusy, wanted } = resizable;
+      if (isBusy || map.state !== 'live') continue;
+      if (map.bindings.length > 1) this.#exclusively(resizable, () => this.#look(resizable));
+      else if (wanted > map.core.port.info.maxEntries) this.#grow(resizable);
     }
+  }
+
+  #grow(resizable: Resizable): void {
+    const { map, wanted } = resizable;
+    this.resize(map, wanted).then(
+      () => {
+        resizable.problem = '';
+      },
+      (error: unknown) => {
+        if (!(error instanceof MapmeshError)) return this.#fail(error);
+        if (error.message !== resizable.problem && !this.#isOver(map))
+          this.#components.log.error({ map: map.name, code: error.code }, error.message);
+        resizable.problem = error.message;
+      },
+    );
+  }
+
+  #exclusively(resizable: Resizable, work: () => Promise<void>): void {
+    resizable.isBusy = true;
+    work()
+      .catch((error: unknown) => {
+        if (!(error instanceof MapmeshError)) return this.#fail(error);
+        this.#components.log.warn({ map: resizable.map.name, code: error.code }, error.message);
+      })
+      .finally(() => {
+        resizable.isBusy = false;
+      });
   }
 
   /** Lets the old map go if nobody has used it for a while. */

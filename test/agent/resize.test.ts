@@ -95,21 +95,21 @@ function describeDifference(wanted: ReadonlyMap<string, string>, found: Readonly
 class Node {
   readonly number: number;
   readonly pin: string;
-  readonly #dataDir: string;
+  readonly #flags: readonly string[];
   agent!: TestAgent;
   owner: Owner | null = null;
 
-  constructor(number: number, pin: string, dataDir: string) {
+  constructor(number: number, pin: string, dataDir: string, flags: readonly string[]) {
     this.number = number;
     this.pin = pin;
-    this.#dataDir = dataDir;
+    this.#flags = [...flags, '--data-dir', dataDir];
   }
 
   async start(bootstrap: readonly string[]): Promise<void> {
     this.agent = await TestAgent.start({
       maps: { flows: this.pin },
       bootstrap,
-      extra: [...FLAGS, '--data-dir', this.#dataDir],
+      extra: this.#flags,
     });
     await this.agent.ready(DEADLINE_MS);
   }
@@ -160,9 +160,9 @@ describe('a map that is resized', { skip: kernelMapsImpossible() ?? false, concu
     rmSync(scratch, { recursive: true, force: true });
   });
 
-  async function startNodes(count: number, spec: TestMapSpec): Promise<void> {
+  async function startNodes(count: number, spec: TestMapSpec, flags = FLAGS): Promise<void> {
     for (let number = 1; number <= count; number++) {
-      const node = new Node(number, maps.create(`n${number}`, spec), join(scratch, `${number}`));
+      const node = new Node(number, maps.create(`n${number}`, spec), join(scratch, `${number}`), flags);
       nodes.push(node);
       await node.start(number === 1 ? [] : [nodes[0]!.agent.multiaddr]);
     }
@@ -267,6 +267,22 @@ describe('a map that is resized', { skip: kernelMapsImpossible() ?? false, concu
       const { maxEntries, tombstones, pending } = await agent.map('flows');
       assert.deepEqual([maxEntries, tombstones, pending], [LARGER, 0, 0]);
     }
+  });
+
+  it('looks through the old map before it lets it go: what no sweep was due to find is not lost', async () => {
+    const never = '3600000';
+    await startNodes(1, SPEC, ['--sweep-interval-ms', never]);
+    const [node] = nodes as [Node];
+    const oldId = pinnedMapId(node.pin);
+    assert.equal((await node.resize(LARGER)).status, 200);
+    node.owner = new Owner(node.number, `${node.pin}-old`, 1000);
+    await until('the program to write', () => dumpPin(`${node.pin}-old`).size > 500);
+    const { next } = await node.owner.stop();
+    assert.equal(dumpPin(node.pin).size, 0, 'nobody has seen it yet');
+    await node.untilOldIsGone(oldId);
+    const wanted = new Map<string, string>();
+    addWritten(wanted, node.owner.first, next);
+    assert.equal(describeDifference(wanted, dumpPin(node.pin)), describeDifference(new Map(), new Map()));
   });
 
   it('keeps the old map for a process that has it open, and is not resized again meanwhile', async () => {
