@@ -154,6 +154,7 @@ export async function composeAgent(
       onMerged: () => pump.scheduleApply(),
       onReconciled: (map, peerId) => membership.reconciled(map, peerId),
       flushed: () => pump.flushedOnce(),
+      tellable: async (map) => map.journal?.tellable(map),
     },
   );
   const membership = new Membership(

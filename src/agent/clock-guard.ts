@@ -6,13 +6,14 @@
  * had been written when the clock was mended. Nobody has merged the old ones, so nothing is lost by it.
  *
  * A clock that is set back wrongly looks the same from inside. So stamps only go back to where the clocks of the others
- * say that registers are held back: below that somebody may have merged them, and no stamp is used twice (I10).
+ * say that registers are held back: below that somebody may have merged them, and no stamp is used twice (I10). Nor do
+ * they go back behind what this node promised the others (core/stability.ts). If another's clock was ahead at some
+ * time, too, it may have merged what the rest held back: those registers keep their stamps, and wait for their time.
  */
 import type { Log } from '../config/log.js';
 import type { Clock } from '../core/clock.js';
 import { restampOwnAfter } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
-import { stampTimeUs } from '../core/stamp.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { Journal } from './journal.js';
@@ -39,6 +40,8 @@ export class ClockGuard {
   readonly #components: ClockGuardComponents;
   readonly #skewUsMax: number;
   #tick: Timer | null = null;
+  /** The latest time up to which another node can have merged stamps of ours, by what its clock showed then. */
+  #mergedUs = 0;
   /** Batches that wait for their time. */
   readonly #publishing = new Set<Timer>();
 
@@ -59,27 +62,37 @@ export class ClockGuard {
 
   /** Stamps anew what is stamped in the future, if anything is. */
   check(): void {
-    const { hlc, clock, maps, journal, log } = this.#components;
+    const { hlc, clock, journal } = this.#components;
     const othersUs = this.#components.othersUs();
     if (othersUs === null) return;
     const wallUs = clock.wallUs();
-    const limitUs = Math.max(wallUs, othersUs + HELLO_US_MAX) + this.#skewUsMax;
-    const aheadUs = stampTimeUs(hlc.mark.hi, hlc.mark.lo) - limitUs;
-    if (aheadUs <= MARGIN_US) return;
+    this.#mergedUs = Math.max(this.#mergedUs, othersUs + HELLO_US_MAX + this.#skewUsMax);
+    const limitUs = Math.max(wallUs, othersUs + HELLO_US_MAX, hlc.promisedUs) + this.#skewUsMax;
+    const keptUs = Math.max(limitUs, this.#mergedUs, journal?.mergedUs ?? 0);
+    const aheadUs = Math.max(hlc.trackUs - limitUs, hlc.markUs - keptUs);
+    if (aheadUs > MARGIN_US) this.#setBack(hlc.freshUs(limitUs), keptUs, Math.round(aheadUs / 1e6));
+  }
+
+  #setBack(limitUs: number, keptUs: number, aheadSeconds: number): void {
+    const { hlc, clock, maps, journal, log } = this.#components;
+    const waitUs = limitUs - clock.wallUs();
     // Set back twice in a row: what was stamped anew a moment ago is void, too.
     this.#forgetWaiting();
-    hlc.setBack(limitUs);
-    for (const map of maps) journal?.setBack(map, limitUs);
+    log.debug({ aheadSeconds, limitUs, keptUs }, 'stamps go back');
+    hlc.setBack(limitUs, keptUs);
+    for (const map of maps) journal?.setBack(map, limitUs, keptUs);
     for (const map of maps) {
-      const registers = restampOwnAfter(map.core.replica, limitUs);
+      map.core.replica.setHorizonBack(limitUs);
+      const registers = restampOwnAfter(map.core.replica, hlc, limitUs, keptUs);
       const frames: Uint8Array[] = [];
       for (let frame = map.core.nextBatch(); frame !== null; frame = map.core.nextBatch()) {
         journal?.append(map, frame);
         frames.push(frame);
       }
-      this.#publishLater(map, frames, limitUs - wallUs);
+      this.#publishLater(map, frames, waitUs);
+      if (registers === 0) continue;
       log.warn(
-        { map: map.name, registers, aheadSeconds: Math.round(aheadUs / 1e6) },
+        { map: map.name, registers, aheadSeconds },
         "this host's clock was ahead and has been set back: its writes of that time are stamped anew",
       );
     }
@@ -90,7 +103,10 @@ export class ClockGuard {
     if (frames.length === 0) return;
     const timer = this.#components.timers.after(afterUs / 1000, async () => {
       this.#publishing.delete(timer);
-      for (const frame of frames) await this.#components.publish(map, frame);
+      for (const frame of frames) {
+        await map.journal?.tellable(map);
+        await this.#components.publish(map, frame);
+      }
     });
     this.#publishing.add(timer);
   }

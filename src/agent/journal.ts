@@ -1,58 +1,40 @@
 /**
- * Keeps the registers on disk: what the register log (persist/) is to remember, and what its records mean.
+ * Keeps the registers on disk: what the register log (persist/) is to remember, and when. agent/journal-records.ts has the
+ * bytes, agent/journal-replay.ts reads them.
  *
- * ```
- * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
- * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
- * 3 KERNEL   16 B map id, text: which kernel maps the registers are mirrored in (boot id and map id of each)
- * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
- * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
- * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
- * 7 SETBACK  16 B map id, u64 us: the clock was set back; what this node wrote with later stamps before this is void
- * 8 HELD     16 B map id, u32 kernel map id, keys: entries that vanished from that kernel map and are held back (core/delete-guard.ts); of no
- *            account once the entry is written again or seen in the kernel map
- * ```
  * After a kill, registers behind the last APPLIED may or may not be in the kernel map; the first sweep finds out
  * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
  * knows nothing, and is filled from the replica instead; so a KERNEL that names it for the first time puts all before in doubt.
  */
 import type { Log } from '../config/log.js';
-import { MAP_ID_BYTES } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
-import { MapmeshError } from '../core/errors.js';
-import { dropOwnAfter, dropRestored, purge } from '../core/forget.js';
+import type { MapmeshError } from '../core/errors.js';
+import { purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
-import { type Mirror, MirrorFlag } from '../core/mirror.js';
+import type { Mirror } from '../core/mirror.js';
 import { currentBatches } from '../core/relay.js';
-import type { KernelLink } from '../core/replicated-map.js';
+import { stampAt } from '../core/stamp.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { RegisterLog, RegisterLogOptions } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
-import type { Binding } from './binding.js';
+import {
+  HELD_KEYS_MAX,
+  heldRecords,
+  kernelRecord,
+  nameOf,
+  numberRecord,
+  RecordType,
+  u64,
+} from './journal-records.js';
+import { type Replay, restore } from './journal-replay.js';
+import { Reservation } from './reservation.js';
 import { Turns } from './turns.js';
-
-const RecordType = {
-  BATCH: 1,
-  MARK: 2,
-  KERNEL: 3,
-  APPLIED: 4,
-  HORIZON: 5,
-  DROP: 6,
-  SETBACK: 7,
-  HELD: 8,
-} as const;
 
 /** How often it is noted that everything is applied: bounds how many registers are in doubt after a kill. */
 const TICK_MS = 100;
 /** The log is rewritten when it is this many times its snapshot, and more than this much longer. */
 const REWRITE_FACTOR = 2;
 const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
-
-/** Keys in one HELD record: far under the longest record, also with the longest keys. */
-const HELD_KEYS_MAX = 256;
-
-/** Where the keys of a HELD record start. */
-const HELD_KEYS_AT = MAP_ID_BYTES + 4;
 
 interface LogRecord {
   readonly type: number;
@@ -82,6 +64,9 @@ export class Journal {
   #written = 0;
   /** Entries held back since the last tick. */
   readonly #newlyHeld = new Map<AgentMap, Map<Mirror, number[]>>();
+  readonly #reservation: Reservation;
+  /** Stamps of ours up to this time may have been merged by others in an earlier run, as far as clocks were set back. */
+  mergedUs = 0;
 
   private constructor(
     components: JournalComponents,
@@ -95,6 +80,14 @@ export class Journal {
     this.#hlc = hlc;
     this.#log = log;
     this.#registers = registers;
+    this.#reservation = new Reservation(
+      hlc,
+      {
+        seq: (map, seq) => this.#append(RecordType.SEQ, numberRecord(map, seq)),
+        stamps: (usedUs) => this.#append(RecordType.STAMPS, this.#stampsRecord(usedUs)),
+      },
+      () => registers.synced(),
+    );
     this.#timer = components.timers.every(TICK_MS, () => this.#tick());
   }
 
@@ -110,18 +103,22 @@ export class Journal {
   ): Promise<Journal> {
     const maps = new Map(agentMaps.map((map) => [toHex(map.core.replica.mapId), map]));
     const kernelMaps = new Map<AgentMap, ReadonlySet<string>>();
+    const bootId = components.bootId();
+    const replay: Replay = { maps, kernelMaps, hlc, bootId, promisedUs: 0, mergedUs: 0, usedUs: 0 };
     let journal: Journal | null = null;
     const registers = await components.openLog({
-      onRecord: (type, payload) =>
-        restore({ maps, kernelMaps, hlc, bootId: components.bootId() }, type, payload),
+      onRecord: (type, payload) => restore(replay, type, payload),
       onHole: () => journal?.rewrite(),
     });
+    hlc.promise(replay.promisedUs);
+    if (replay.usedUs > 0) hlc.skipTo(stampAt(replay.usedUs));
     journal = new Journal(components, maps, hlc, log, registers);
+    journal.mergedUs = replay.mergedUs;
     for (const map of agentMaps) {
       const { replica } = map.core;
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
       for (const binding of map.bindings) {
-        const now = nameOf(binding, components.bootId());
+        const now = nameOf(binding, bootId);
         binding.hasHistory = now !== null && kernelMaps.get(map)?.has(now) === true;
       }
       map.remembers = kernelMaps.has(map);
@@ -168,7 +165,7 @@ export class Journal {
 
   /** Keeps how far tombstones have been dropped. */
   horizon(map: AgentMap): void {
-    this.#append(RecordType.HORIZON, timeRecord(map, map.core.replica.horizonUs));
+    this.#append(RecordType.HORIZON, numberRecord(map, map.core.replica.horizonUs));
   }
 
   /** Keeps that a register is no more. */
@@ -177,9 +174,27 @@ export class Journal {
     this.#inDoubt.add(map);
   }
 
-  /** Keeps that the clock was set back to `timeUs`. The registers with new stamps are to be appended at once. */
-  setBack(map: AgentMap, timeUs: number): void {
-    this.#append(RecordType.SETBACK, timeRecord(map, timeUs));
+  /**
+   * Keeps that the clock was set back to `timeUs`, and that stamps later than `keptUs` are void. The registers with new
+   * stamps are to be appended at once.
+   */
+  setBack(map: AgentMap, timeUs: number, keptUs: number): void {
+    this.#append(RecordType.SETBACK, Buffer.concat([numberRecord(map, timeUs), u64(keptUs)]));
+    this.#reservation.setBack();
+  }
+
+  /** Keeps what the clock has promised. @returns whether it survives a loss of power now, so that it can be said */
+  promised(): Promise<boolean> {
+    return this.#reservation.promised();
+  }
+
+  /**
+   * Resolves when the map's batches made so far may be told to others: they survive a kill -9, and neither their numbers
+   * nor their stamps are used again after a loss of power. Or when that cannot be had (see {@link problem}).
+   */
+  async tellable(map: AgentMap): Promise<void> {
+    await this.#reservation.covers(map);
+    await this.written();
   }
 
   /** Resolves when what was appended would survive a kill -9, or cannot be kept (see {@link problem}). */
@@ -214,6 +229,10 @@ export class Journal {
   #append(type: number, payload: Uint8Array): void {
     this.#registers.append(type, payload);
     this.#appended++;
+  }
+
+  #stampsRecord(usedUs: number): Uint8Array {
+    return Buffer.concat([u64(this.#hlc.promisedUs), u64(usedUs), Buffer.from(this.#components.bootId())]);
   }
 
   #tick(): void {
@@ -273,6 +292,7 @@ export class Journal {
     const turns = new Turns(this.#components.timers);
     const { hi, lo } = this.#hlc.mark;
     yield { type: RecordType.MARK, payload: new Uint8Array(new Uint32Array([hi, lo]).buffer) };
+    yield { type: RecordType.STAMPS, payload: this.#stampsRecord(this.#reservation.usedUs) };
     for (const map of this.#maps.values()) {
       const kernelMaps = kernelRecord(map, this.#components.bootId());
       if (kernelMaps !== null) yield { type: RecordType.KERNEL, payload: kernelMaps };
@@ -280,8 +300,9 @@ export class Journal {
         if (payload !== null) yield { type: RecordType.BATCH, payload };
         await turns.pause();
       }
+      yield { type: RecordType.SEQ, payload: numberRecord(map, this.#reservation.seqOf(map)) };
       const { horizonUs } = map.core.replica;
-      if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: timeRecord(map, horizonUs) };
+      if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: numberRecord(map, horizonUs) };
       for (const { removals } of map.core.replica.mirrors) {
         for (const key of removals.values())
           yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
@@ -299,131 +320,6 @@ export class Journal {
       this.#inDoubt.add(map);
     }
   }
-}
-
-/** What the log is replayed into. */
-interface Replay {
-  readonly maps: ReadonlyMap<string, AgentMap>;
-  /** Names of the kernel maps that the newest KERNEL says. */
-  readonly kernelMaps: Map<AgentMap, ReadonlySet<string>>;
-  readonly hlc: HybridClock;
-  readonly bootId: string;
-}
-
-function restore({ maps, kernelMaps, hlc, bootId }: Replay, type: number, payload: Uint8Array): void {
-  if (type === RecordType.MARK) {
-    expectLength(type, payload, 8);
-    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-    hlc.skipTo({ hi: view.getUint32(0, true), lo: view.getUint32(4, true) });
-    return;
-  }
-  const at = type === RecordType.BATCH ? 16 : 0;
-  const map = maps.get(toHex(payload.subarray(at, at + MAP_ID_BYTES)));
-  if (map === undefined) return; // of a map that this agent no longer has, or that has another shape now
-  const { replica } = map.core;
-  const { keyBytes } = replica.shape;
-  if (type === RecordType.BATCH) restoreBatch(map, payload);
-  else if (type === RecordType.APPLIED) replica.settleRestored();
-  else if (type === RecordType.HORIZON) replica.raiseHorizon(timeOf(type, payload));
-  else if (type === RecordType.DROP) {
-    expectLength(type, payload, MAP_ID_BYTES + keyBytes);
-    dropRestored(replica, payload.subarray(MAP_ID_BYTES));
-  } else if (type === RecordType.SETBACK) {
-    dropOwnAfter(replica, timeOf(type, payload));
-    hlc.setBack(timeOf(type, payload));
-  } else if (type === RecordType.KERNEL) {
-    const names = new Set(new TextDecoder().decode(payload.subarray(MAP_ID_BYTES)).split(' '));
-    for (const binding of map.bindings) {
-      const name = nameOf(binding, bootId);
-      if (name !== null && names.has(name) && !kernelMaps.get(map)?.has(name))
-        replica.doubtRestored(binding.link.mirror);
-    }
-    kernelMaps.set(map, names);
-  } else if (type === RecordType.HELD) {
-    restoreHeld(map, payload);
-  } else {
-    throw new MapmeshError('ERR_DATA_DIR', `Cannot read register log: record type ${type}, expected 1 to 8`, {
-      hint: 'It was written by a newer mapmesh.',
-    });
-  }
-}
-
-function restoreHeld(map: AgentMap, payload: Uint8Array): void {
-  const { replica } = map.core;
-  const { keyBytes } = replica.shape;
-  const keysBytes = payload.length - HELD_KEYS_AT;
-  if (keysBytes < 0 || keysBytes % keyBytes !== 0)
-    throw damagedRecord(
-      RecordType.HELD,
-      `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
-    );
-  const kernelId = Buffer.from(payload).readUInt32LE(MAP_ID_BYTES);
-  const mirror = map.bindings.find((binding) => binding.kernelId === kernelId)?.link.mirror;
-  if (mirror === undefined) return;
-  for (let at = HELD_KEYS_AT; at + keyBytes <= payload.length; at += keyBytes)
-    replica.restoreHeld(mirror, payload, at);
-}
-
-/** Names the kernel map for as long as it exists; null for a `memory:` map, which never outlives the agent. */
-function nameOf({ kernelId }: Binding, bootId: string): string | null {
-  return kernelId === null ? null : `${bootId}/${kernelId}`;
-}
-
-function timeRecord(map: AgentMap, timeUs: number): Uint8Array {
-  const time = Buffer.alloc(8);
-  time.writeBigUInt64LE(BigInt(timeUs));
-  return Buffer.concat([map.core.replica.mapId, time]);
-}
-
-/** The checksum of the log is right: what is wrong all the same was written by something else than this. */
-function restoreBatch({ core }: AgentMap, frame: Uint8Array): void {
-  try {
-    core.replica.restore(frame);
-  } catch (error) {
-    if (!(error instanceof MapmeshError)) throw error;
-    throw damagedRecord(RecordType.BATCH, error.message, error);
-  }
-}
-
-function expectLength(type: number, payload: Uint8Array, bytes: number): void {
-  if (payload.length !== bytes)
-    throw damagedRecord(type, `it has ${payload.length} bytes, expected ${bytes}`);
-}
-
-function damagedRecord(type: number, what: string, cause?: MapmeshError): MapmeshError {
-  return new MapmeshError('ERR_DATA_DIR', `Cannot read register log: a record of type ${type}: ${what}`, {
-    cause,
-    hint: 'Move all files "registers*" of the data directory elsewhere: the node then takes the state of the mesh.',
-  });
-}
-
-function timeOf(type: number, payload: Uint8Array): number {
-  expectLength(type, payload, MAP_ID_BYTES + 8);
-  const timeUs = Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(MAP_ID_BYTES, true));
-  if (!Number.isSafeInteger(timeUs)) throw damagedRecord(type, 'its time is over 2^53');
-  return timeUs;
-}
-
-/** The keys of those entries that are held back in a kernel map, as payloads of HELD. */
-function* heldRecords(
-  map: AgentMap,
-  { port, mirror }: KernelLink,
-  entries: readonly number[],
-): Generator<Uint8Array> {
-  const { table, mapId } = map.core.replica;
-  const kernelId = Buffer.alloc(HELD_KEYS_AT - MAP_ID_BYTES);
-  kernelId.writeUInt32LE(port.info.kernelId ?? 0);
-  const held = entries.filter((entry) => mirror.has(entry, MirrorFlag.HELD));
-  for (let at = 0; at < held.length; at += HELD_KEYS_MAX) {
-    const keys = held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry));
-    yield Buffer.concat([mapId, kernelId, ...keys]);
-  }
-}
-
-/** The kernel maps that the map is bound to, as a payload of KERNEL; null for a `memory:` map. */
-function kernelRecord(map: AgentMap, bootId: string): Uint8Array | null {
-  const names = map.bindings.map((binding) => nameOf(binding, bootId)).filter((name) => name !== null);
-  return names.length === 0 ? null : Buffer.concat([map.core.replica.mapId, Buffer.from(names.join(' '))]);
 }
 
 /** Whether the kernel map lacks something that is in the log. */

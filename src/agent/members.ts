@@ -13,7 +13,7 @@ import { MapmeshError } from '../core/errors.js';
 import { purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Origins } from '../core/origins.js';
-import { Stability } from '../core/stability.js';
+import { FLOOR_LAG_US, Stability } from '../core/stability.js';
 import type { Timer, Timers } from '../core/timers.js';
 import { isPeerId, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
@@ -95,7 +95,7 @@ export class Members {
 
   /** A map is this agent's from now on. */
   add(map: AgentMap): void {
-    const stability = new Stability(map.core.replica, (timeUs) => this.#components.hlc.promise(timeUs));
+    const stability = new Stability(map.core.replica);
     // Who has heard of the map already says so in its next hello; until then nothing is stable.
     for (const peerId of this.#members.keys()) stability.expect(this.#originOf(peerId));
     this.#stability.set(map, stability);
@@ -141,7 +141,7 @@ export class Members {
       }
       stability.hear(origin, theirs);
       // What is written here from now on must not look older than what the mesh has dropped, whatever our clock says.
-      if (theirs.horizonUs <= this.#medianWallUs()) this.#components.hlc.promise(theirs.horizonUs);
+      if (theirs.horizonUs <= this.#medianWallUs(Math.ceil)) this.#components.hlc.stayAbove(theirs.horizonUs);
     }
     for (const { peerId: other, awayMs } of hello.away) {
       if (other !== this.#options.peerId) this.#recall({ peerId: other, lastSeenMs: nowMs - awayMs });
@@ -150,7 +150,7 @@ export class Members {
 
   /** What this node says of a map. */
   word(map: AgentMap): { seq: number; floorUs: number; haveUs: number } {
-    const word = this.#stability.get(map)!.word(this.#components.clock.wallUs());
+    const word = this.#stability.get(map)!.word();
     // Who has not caught up yet does not know what it lacks.
     return map.state === 'live' ? word : { ...word, haveUs: 0 };
   }
@@ -191,13 +191,16 @@ export class Members {
     return Math.floor((Math.max(...this.#clockOffsetsMs.values()) + this.#components.timers.nowMs()) * 1000);
   }
 
-  /** What half of the clocks heard of show, ours among them, or more: no single one can drag stamps into the future. */
-  #medianWallUs(): number {
+  /**
+   * What the clock in the middle shows of all heard of, ours among them: no single one can drag stamps into the future.
+   * @param round which of two in the middle
+   */
+  #medianWallUs(round: (index: number) => number): number {
     const nowMs = this.#components.timers.nowMs();
     const othersMs = [...this.#clockOffsetsMs.values()].map((offsetMs) => offsetMs + nowMs);
     const clocksMs = [...othersMs, this.#components.clock.wallUs() / 1000];
     clocksMs.sort((a, b) => a - b);
-    return (clocksMs[Math.floor(clocksMs.length / 2)] ?? 0) * 1000;
+    return Math.floor((clocksMs[round((clocksMs.length - 1) / 2)] ?? 0) * 1000);
   }
 
   #recall({ peerId, lastSeenMs }: { peerId: string; lastSeenMs: number }): void {
@@ -219,6 +222,7 @@ export class Members {
   async #tick(): Promise<void> {
     try {
       this.#forget();
+      await this.#raiseFloors();
       for (const [map, stability] of this.#stability) await this.#dropTombstones(map, stability);
       if (this.#unsaved || this.#nowMs() - this.#savedMs > SAVE_MS) await this.#save();
     } catch (error) {
@@ -264,6 +268,30 @@ export class Members {
     if (offsets.size > MEMBERS_MAX && oldest !== undefined) offsets.delete(oldest);
   }
 
+  /**
+   * Promises the others that nothing older than some seconds will come any more. A clock that is ahead must not drag the
+   * promise into the future, where this node's writes would have to follow: the middle one of all clocks counts. Without
+   * anybody to hear it nothing is promised.
+   */
+  async #raiseFloors(): Promise<void> {
+    const { hlc, journal } = this.#components;
+    if (this.#clockOffsetsMs.size === 0) return;
+    const floorUs = Math.min(this.#components.clock.wallUs(), this.#medianWallUs(Math.floor)) - FLOOR_LAG_US;
+    const due = [...this.#stability.values()].filter(
+      (each) => each.isFlushed && floorUs - each.floorUs >= this.#horizonStepUs,
+    );
+    if (due.length === 0) return;
+    hlc.promise(floorUs);
+    if (journal !== null && !(await journal.promised())) return;
+    for (const each of due) each.raiseFloor(floorUs);
+  }
+
+  /** Up to when every member has everything. Who has never had another waits for nobody. */
+  #stableUs(stability: Stability, without: (origin: number) => boolean): number {
+    if (this.#members.size === 0) return this.#components.clock.wallUs() - FLOOR_LAG_US;
+    return stability.stableUs(without);
+  }
+
   async #dropTombstones(map: AgentMap, stability: Stability): Promise<void> {
     const { replica } = map.core;
     this.#noteHorizon(map);
@@ -273,7 +301,7 @@ export class Members {
     const away = new Set(tooMany ? this.away().map(({ peerId }) => this.#originOf(peerId)) : []);
     const oldUs = this.#components.clock.wallUs() - (tooMany ? 0 : tombstoneMsMin * 1000);
     const stableUs = Math.min(
-      stability.stableUs((origin) => away.has(origin)),
+      this.#stableUs(stability, (origin) => away.has(origin)),
       oldUs,
     );
     const horizonUs = Math.floor(stableUs / this.#horizonStepUs) * this.#horizonStepUs;

@@ -214,7 +214,7 @@ export class Pump {
     try {
       // What others have heard must not be forgotten here: a stamp that was used once is never used again (I10).
       map.journal?.append(map, frame);
-      await map.journal?.written();
+      await map.journal?.tellable(map);
       const { missed } = await this.#mesh.publish(map.topic, frame);
       if (missed.length > 0)
         this.#log.debug({ map: map.name, missed }, 'peers missed a batch; they will pull');

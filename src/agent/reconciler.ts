@@ -56,6 +56,8 @@ export interface ReconcilerHooks {
   onReconciled(map: AgentMap, peerId: string): void;
   /** To be awaited before a replica is shown to a peer: local writes are in batches. */
   flushed(): Promise<void>;
+  /** To be awaited before batches are sent: those of this node may be told to others. */
+  tellable(map: AgentMap): Promise<void>;
 }
 
 /** What a comparison with one peer found: both sides' registers that differ. */
@@ -126,7 +128,10 @@ export class Reconciler {
     const theirs: Uint8Array[] = [];
     await this.#ask(map, peerId, { compareOnly: true, mayLeave: false }, (components) => ({
       ...components,
-      merge: (batch) => theirs.push(batch),
+      merge: (batch) => {
+        theirs.push(batch);
+        return { heldBack: 0 };
+      },
       differing: (entries) => ours.push(...entries),
     }));
     return { ours, theirs };
@@ -239,6 +244,7 @@ export class Reconciler {
       for (const reply of asker.take(frame)) {
         if (reply !== null) {
           work.bytes += reply.length;
+          await this.#hooks.tellable(map);
           await stream.send(reply);
           progress();
         }
@@ -275,6 +281,7 @@ export class Reconciler {
         for (const reply of answerer.take(frame)) {
           if (reply !== null) {
             work.bytes += reply.length;
+            await this.#hooks.tellable(map);
             await stream.send(reply);
           }
           watchdog.again();
@@ -322,7 +329,9 @@ export class Reconciler {
     return {
       origins: this.#components.origins,
       merge: (batch) => {
-        work.merged += map.receive(batch, true).won;
+        const received = map.receive(batch, true);
+        work.merged += received.won;
+        return received;
       },
       horizonUsMax: () => this.#components.clock.wallUs() + HORIZON_SKEW_US,
     };

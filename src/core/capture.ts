@@ -12,7 +12,7 @@
  * - What vanishes from the map is not always a delete (I8): an eviction concerns this host only, and deletes past what
  *   the guard believes are held back.
  */
-import { toHex } from './bytes.js';
+import { compareBytes, toHex } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
@@ -40,6 +40,11 @@ export class Capture {
   readonly #value: Uint8Array;
   /** Wall time minus monotonic time, measured at the start of each drain. */
   #wallOffsetUs = 0;
+  /**
+   * Applies that an event of their own time has made past, until the ring is drained: their events may be yet to come. By
+   * the key's hex.
+   */
+  readonly #pastApplies = new Map<string, { readonly tick: number; readonly value: Uint8Array | null }>();
   /** A hook saw changes that it could not name. */
   #sweepWanted = false;
 
@@ -65,6 +70,7 @@ export class Capture {
   /** Forgets what it had still to look at. */
   close(): void {
     while (this.#mirror.settle.shift() >= 0);
+    this.#pastApplies.clear();
   }
 
   /** To be called before the records of one drain, so that their times carry over to wall time. */
@@ -114,6 +120,7 @@ export class Capture {
   settle(): void {
     const { table } = this.#replica;
     this.#mirror.removed.clear();
+    this.#pastApplies.clear();
     for (let entry = this.#mirror.settle.shift(); entry >= 0; entry = this.#mirror.settle.shift()) {
       if (this.#mirror.isUnapplied(entry)) continue;
       const present = this.#lookup(table.data(entry), table.keyOffset(entry));
@@ -160,6 +167,10 @@ export class Capture {
     const eventUs = Math.floor(record.ktimeUs + this.#wallOffsetUs);
     let after: Stamp | undefined;
     let kernelHasIt = true;
+    if (this.#isPastApply(record, value, valueAt)) {
+      this.#counters.echoes++;
+      return;
+    }
     if (entry >= 0) {
       const tick = this.#mirror.tick(entry);
       const unapplied = this.#mirror.isUnapplied(entry);
@@ -170,6 +181,7 @@ export class Capture {
           return;
         }
         kernelHasIt = place === 'after';
+        if (kernelHasIt && !unapplied) this.#rememberApply(record, entry, tick);
         if (kernelHasIt && !unapplied) after = this.#replica.stamp(entry);
       } else if (!unapplied) {
         after = this.#replica.stamp(entry);
@@ -197,6 +209,21 @@ export class Capture {
     this.#mirror.setCpu(settled, record.cpu);
   }
 
+  /** The event takes the place of the register that was applied in the same window: that apply may be told of later. */
+  #rememberApply(record: RingRecords, entry: number, tick: number): void {
+    if (this.#windows.place(tick, record.ktimeUs) !== 'during') return;
+    const value = this.#replica.isTombstone(entry) ? null : this.#replica.table.value(entry);
+    this.#pastApplies.set(keyOf(record), { tick, value });
+  }
+
+  #isPastApply(record: RingRecords, value: Uint8Array | null, valueAt: number): boolean {
+    if (this.#pastApplies.size === 0 || (record.flags & RECORD_FLAG_MAYBE_SELF) === 0) return false;
+    const past = this.#pastApplies.get(keyOf(record));
+    if (past === undefined || this.#windows.place(past.tick, record.ktimeUs) !== 'during') return false;
+    if (past.value === null || value === null) return past.value === value;
+    return compareBytes(past.value, value.subarray(valueAt, valueAt + past.value.length)) === 0;
+  }
+
   /** Whether the delete may be ours, of a key that had no register at the time. */
   #isOwnRemoval(record: RingRecords): boolean {
     if ((record.flags & RECORD_FLAG_MAYBE_SELF) === 0) return false;
@@ -205,11 +232,9 @@ export class Capture {
   }
 
   /** The write window in which the key was removed, if it was a short while ago; else 0. */
-  #removalTick({ bytes, keyOffset, keyBytes }: RingRecords): number {
+  #removalTick(record: RingRecords): number {
     const { removed } = this.#mirror;
-    return removed.size === 0
-      ? 0
-      : (removed.get(toHex(bytes.subarray(keyOffset, keyOffset + keyBytes))) ?? 0);
+    return removed.size === 0 ? 0 : (removed.get(keyOf(record)) ?? 0);
   }
 
   /** By what is known, before the event that is being taken in. */
@@ -325,4 +350,9 @@ export class Capture {
     for (let i = 0; i < this.#value.length; i++) if (value[valueAt + i] !== this.#value[i]) return false;
     return true;
   }
+}
+
+/** The record's key by which short-lived maps know it. */
+function keyOf({ bytes, keyOffset, keyBytes }: RingRecords): string {
+  return toHex(bytes.subarray(keyOffset, keyOffset + keyBytes));
 }

@@ -3,6 +3,7 @@
  * stamped by a clock that was wrong. Everything else in a replica is only ever replaced by something newer.
  */
 import { toHex } from './bytes.js';
+import type { HybridClock } from './hybrid-clock.js';
 import type { Mirror } from './mirror.js';
 import { ORIGIN_SELF } from './origins.js';
 import { EntryFlag } from './register-table.js';
@@ -51,20 +52,21 @@ export function dropRestored(replica: Replica, key: Uint8Array): void {
 }
 
 /**
- * Drops what this node wrote with stamps after `timeUs`: the part of the log that a {@link HybridClock.setBack} made
- * void. Only while the log is replayed.
+ * Drops what this node wrote with stamps after `keptUs`: the part of the log that a {@link HybridClock.setBack} made void.
+ * Only while the log is replayed; else as {@link restampOwnAfter}.
  */
-export function dropOwnAfter(replica: Replica, timeUs: number): void {
-  for (const entry of ownAfter(replica, timeUs)) replica.remove(entry);
+export function dropOwnAfter(replica: Replica, hlc: HybridClock, timeUs: number, keptUs: number): void {
+  for (const entry of ownAfter(replica, hlc, timeUs, keptUs)) replica.remove(entry);
 }
 
 /**
- * Gives this node's registers with stamps after `timeUs` new ones, in the same order.
- * To be called after {@link HybridClock.setBack}. @returns how many.
+ * Gives this node's registers with stamps after `keptUs` new ones from `timeUs` on, in the same order; those in between
+ * stay, and their stamps are not used again. To be called after {@link HybridClock.setBack}.
+ * @returns how many have a new stamp.
  */
-export function restampOwnAfter(replica: Replica, timeUs: number): number {
+export function restampOwnAfter(replica: Replica, hlc: HybridClock, timeUs: number, keptUs: number): number {
   const { table } = replica;
-  const entries = ownAfter(replica, timeUs);
+  const entries = ownAfter(replica, hlc, timeUs, keptUs);
   entries.sort((a, b) =>
     compareStamps(table.stampHi(a), table.stampLo(a), table.stampHi(b), table.stampLo(b)),
   );
@@ -72,11 +74,15 @@ export function restampOwnAfter(replica: Replica, timeUs: number): number {
   return entries.length;
 }
 
-function ownAfter({ table }: Replica, timeUs: number): number[] {
+/** @returns this node's registers with stamps after `keptUs`; stamps from `timeUs` up to there are taken. */
+function ownAfter(replica: Replica, hlc: HybridClock, timeUs: number, keptUs: number): number[] {
+  const { table } = replica;
   const entries: number[] = [];
   for (let entry = 0; entry < table.end; entry++) {
     if (!table.has(entry, EntryFlag.USED) || table.origin(entry) !== ORIGIN_SELF) continue;
-    if (stampTimeUs(table.stampHi(entry), table.stampLo(entry)) > timeUs) entries.push(entry);
+    const stampUs = stampTimeUs(table.stampHi(entry), table.stampLo(entry));
+    if (stampUs > keptUs) entries.push(entry);
+    else if (stampUs > timeUs) hlc.take(replica.stamp(entry));
   }
   return entries;
 }

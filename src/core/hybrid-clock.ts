@@ -10,10 +10,16 @@
  * - a stamp raised above a register from a node whose clock is ahead leaves that track alone (or every later event
  *   would be dragged into the future with it) and is remembered in `ahead` until event time has passed it.
  */
-import { compareStamps, STAMP_ZERO, type Stamp, stampAfter, stampAt } from './stamp.js';
+import { invariant } from './errors.js';
+import { compareStamps, STAMP_ZERO, type Stamp, stampAfter, stampAt, stampTimeUs } from './stamp.js';
 
 /** Most remembered stamps ahead of event time. Past it the track jumps ahead, as a textbook HLC would. */
 const AHEAD_ENTRIES_MAX = 65_536;
+
+/** Stamps of so much time may be used up at once when a clock is set back: 4096 registers a microsecond. */
+const BACK_US = 5000;
+/** A clock that is set back more often than this is hopeless. */
+const BACKS_MAX = 64;
 
 export class HybridClock {
   #last: Stamp;
@@ -21,6 +27,11 @@ export class HybridClock {
   /** Stamps issued beyond `#last`, grouped by (hi): (lo) to the next (lo) that may be free. */
   readonly #ahead = new Map<number, Map<number, number>>();
   #aheadEntries = 0;
+  #promisedUs = 0;
+  /** Before this one are stamps from before the clock was last set back: what has to follow one follows them all. */
+  #usedTo: Stamp = STAMP_ZERO;
+  /** Where stamps started from each time the clock was set back, newest last. */
+  readonly #backs: number[] = [];
 
   /** `mark`: no stamp up to and including it will be issued (the mark of the previous run). */
   constructor(mark: Stamp = STAMP_ZERO) {
@@ -39,21 +50,61 @@ export class HybridClock {
     if (compareStamps(mark.hi, mark.lo, this.#newest.hi, this.#newest.lo) > 0) this.#newest = mark;
   }
 
-  /** From now on every stamp is later than `timeUs`: the others may count on having seen all that came before. */
+  /** The time up to which others count on having seen all: see {@link promise}. */
+  get promisedUs(): number {
+    return this.#promisedUs;
+  }
+
+  get markUs(): number {
+    return stampTimeUs(this.#newest.hi, this.#newest.lo);
+  }
+
+  /** The time that further stamps start from. */
+  get trackUs(): number {
+    return stampTimeUs(this.#last.hi, this.#last.lo);
+  }
+
+  /** From now on every stamp is later than `timeUs`: the others count on it, and nothing takes it back. */
   promise(timeUs: number): void {
+    this.#promisedUs = Math.max(this.#promisedUs, timeUs);
+    this.stayAbove(timeUs);
+  }
+
+  /** From now on every stamp is later than `timeUs`, unless a clock that is {@link setBack} shows that this is not yet. */
+  stayAbove(timeUs: number): void {
     const { hi, lo } = stampAt(timeUs + 1);
     if (compareStamps(hi, lo, this.#last.hi, this.#last.lo) > 0) this.#last = { hi, lo };
   }
 
   /**
    * The wall clock was found ahead and set right: stamps start from `timeUs` again. Nobody has merged the stamps issued
-   * beyond it (they were held back, I14), and whoever calls this gives their registers new ones.
+   * beyond `keptUs` (they were held back, I14), and whoever calls this gives their registers new ones; those up to it
+   * stay as they are, and are to be {@link take taken}.
+   * @param timeUs {@link freshUs}, not before what was promised.
    */
-  setBack(timeUs: number): void {
+  setBack(timeUs: number, keptUs: number): void {
+    invariant(timeUs >= this.#promisedUs, 'a promised time is not taken back');
+    if (this.#backs.push(timeUs) > BACKS_MAX) this.#backs.shift();
     this.#last = stampAt(timeUs + 1); // of that microsecond itself, several may have been issued
-    this.#newest = this.#last;
-    this.#ahead.clear();
-    this.#aheadEntries = 0;
+    const kept = stampAt(keptUs + 1);
+    if (compareStamps(this.#newest.hi, this.#newest.lo, kept.hi, kept.lo) > 0) this.#newest = kept;
+    this.#usedTo = this.#newest;
+    for (const [hi, group] of this.#ahead) if (hi > kept.hi) this.#forget(hi, group);
+  }
+
+  /** That time or a little later: where many stamps were issued in a row when the clock was set back before, none is again. */
+  freshUs(timeUs: number): number {
+    const isUsed = (backUs: number): boolean => Math.abs(backUs - freshUs) < BACK_US;
+    let freshUs = timeUs;
+    for (let back = this.#backs.find(isUsed); back !== undefined; back = this.#backs.find(isUsed)) {
+      freshUs = back + BACK_US;
+    }
+    return freshUs;
+  }
+
+  /** A stamp beyond where stamps start from is in use. */
+  take(stamp: Stamp): void {
+    if (compareStamps(stamp.hi, stamp.lo, this.#last.hi, this.#last.lo) > 0) this.#rememberAhead(stamp);
   }
 
   /** A fresh stamp for a write at `eventUs` (wall time), greater than `after` if given. */
@@ -61,7 +112,9 @@ export class HybridClock {
     let stamp = stampAt(eventUs);
     if (compareStamps(stamp.hi, stamp.lo, this.#last.hi, this.#last.lo) <= 0) stamp = stampAfter(this.#last);
     if (after !== undefined && compareStamps(stamp.hi, stamp.lo, after.hi, after.lo) <= 0) {
-      stamp = this.#firstFree(stampAfter(after));
+      const isAmongUsed = compareStamps(after.hi, after.lo, this.#usedTo.hi, this.#usedTo.lo) < 0;
+      stamp = this.#firstFree(stampAfter(isAmongUsed ? this.#usedTo : after));
+      if (isAmongUsed) this.#usedTo = stamp;
       this.#rememberAhead(stamp);
     } else {
       stamp = this.#firstFree(stamp);
@@ -99,10 +152,13 @@ export class HybridClock {
   /** Groups span a second; one is forgotten when the track has left it behind. */
   #forgetUpTo(stamp: Stamp): void {
     for (const [hi, group] of this.#ahead) {
-      if (hi >= stamp.hi) continue;
-      this.#ahead.delete(hi);
-      this.#aheadEntries -= group.size;
+      if (hi < stamp.hi) this.#forget(hi, group);
     }
+  }
+
+  #forget(hi: number, group: ReadonlyMap<number, number>): void {
+    this.#ahead.delete(hi);
+    this.#aheadEntries -= group.size;
   }
 }
 

@@ -68,8 +68,11 @@ const MUCH_REGISTERS_MIN = 2048;
 /** What a side does with what the other sends. */
 export interface ReconcileComponents {
   readonly origins: Origins;
-  /** Merges a batch. @throws MapmeshError ERR_WIRE, ERR_SIGNATURE, ERR_LIMIT */
-  merge(batch: Uint8Array): unknown;
+  /**
+   * Merges a batch. @returns how many of its registers were held back (I14)
+   * @throws MapmeshError ERR_WIRE, ERR_SIGNATURE, ERR_LIMIT
+   */
+  merge(batch: Uint8Array): { readonly heldBack: number };
   /** No node can have dropped tombstones later than this: now. */
   horizonUsMax(): number;
   /** Registers of ours that the other has not, or has otherwise. Only when nothing is exchanged. */
@@ -93,6 +96,8 @@ class Side {
   outcome: Outcome = 'open';
   /** Registers that the other has deleted and forgotten. */
   dropped = 0;
+  /** Registers that came and were not taken yet. */
+  #heldBack = 0;
   /** What was here when this side began: the other has it too at the end. */
   #vector: Vector | null = null;
 
@@ -137,8 +142,9 @@ class Side {
     return encodeVector(FrameType.END, this.#vector);
   }
 
-  /** All that the other had when it began is here now. */
+  /** All that the other had when it began is here now, unless some of it was held back. */
   protected adopt({ horizonUs, batches }: Vector): void {
+    if (this.#heldBack > 0) return;
     this.replica.raiseHorizon(horizonUs);
     for (const { origin, seq } of batches) {
       const number = this.components.origins.introduce(origin);
@@ -148,7 +154,7 @@ class Side {
 
   protected *merge(frame: Uint8Array): Generator<null> {
     for (const batch of decodeBundle(frame)) {
-      this.components.merge(batch);
+      this.#heldBack += this.components.merge(batch).heldBack;
       yield null;
     }
   }

@@ -262,9 +262,26 @@ export class Replica {
     this.priors.clear();
   }
 
-  /** Everybody has the tombstones up to `timeUs`, or never will: they may be dropped (core/forget.ts). Never lowers it. */
+  /**
+   * Everybody has the tombstones up to `timeUs`, or never will: they may be dropped (core/forget.ts). Never lowers it.
+   * What is written here from now on is later: it must not count as deleted.
+   */
   raiseHorizon(timeUs: number): void {
-    if (timeUs > this.#horizonUs) this.#horizonUs = timeUs;
+    if (timeUs <= this.#horizonUs) return;
+    this.#horizonUs = timeUs;
+    this.#components.hlc.stayAbove(timeUs);
+  }
+
+  /** A horizon beyond `timeUs` was a clock's mistake. To be called with {@link HybridClock.setBack}. */
+  setHorizonBack(timeUs: number): void {
+    this.#horizonUs = Math.min(this.#horizonUs, timeUs);
+  }
+
+  /** Batches up to this number may have been made in an earlier run: none of them is made again. */
+  skipBatchesTo(seq: number): void {
+    if (seq <= this.#seq) return;
+    this.#seq = seq;
+    this.batches.completeTo(ORIGIN_SELF, seq);
   }
 
   /** What was held back has come in meanwhile, or will be seen again. */

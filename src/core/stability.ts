@@ -21,9 +21,9 @@ export interface MemberWord {
   readonly haveUs: number;
 }
 
-/** How long a write may take from the kernel to its stamp and still keep its own time; later ones are stamped as of
+/** What clocks show, minus this, is the highest floor that may be said: how long a write may take from the kernel to its stamp and still keep its own time; later ones are stamped as of
  * the floor. Raising it delays the dropping of tombstones by as much. */
-const FLOOR_LAG_US = 5_000_000;
+export const FLOOR_LAG_US = 5_000_000;
 
 interface Member {
   /** Its floor that our copy of its batches reaches up to. */
@@ -35,14 +35,11 @@ interface Member {
 
 export class Stability {
   readonly #replica: Replica;
-  readonly #promise: (timeUs: number) => void;
   readonly #members = new Map<number, Member>();
   #floorUs = 0;
 
-  /** @param promise makes every later stamp of this node later than that ({@link HybridClock.promise}). */
-  constructor(replica: Replica, promise: (timeUs: number) => void) {
+  constructor(replica: Replica) {
     this.#replica = replica;
-    this.#promise = promise;
   }
 
   /** Takes in what a member says. @param origin its number. */
@@ -64,14 +61,27 @@ export class Stability {
     this.#members.delete(origin);
   }
 
-  /** What this node says of itself now. @param nowUs wall time */
-  word(nowUs: number): MemberWord {
-    const replica = this.#replica;
-    if (replica.unsent === 0 && nowUs - FLOOR_LAG_US > this.#floorUs) {
-      this.#floorUs = nowUs - FLOOR_LAG_US;
-      this.#promise(this.#floorUs);
-    }
-    return { seq: replica.seq, floorUs: this.#floorUs, haveUs: this.#haveUs() };
+  /** The floor that this node last said. */
+  get floorUs(): number {
+    return this.#floorUs;
+  }
+
+  /** Whether every write made here so far is in a batch, so that a floor could be promised. */
+  get isFlushed(): boolean {
+    return this.#replica.unsent === 0;
+  }
+
+  /**
+   * From now on this is the floor that this node says. It must have been promised ({@link HybridClock.promise}) while
+   * {@link isFlushed}, and the promise be on disk: others count on it for ever.
+   */
+  raiseFloor(floorUs: number): void {
+    this.#floorUs = Math.max(this.#floorUs, floorUs);
+  }
+
+  /** What this node says of itself now. */
+  word(): MemberWord {
+    return { seq: this.#replica.seq, floorUs: this.#floorUs, haveUs: this.#haveUs() };
   }
 
   /** Every member has everything up to this time. @param without members that do not count */

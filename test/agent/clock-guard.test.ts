@@ -10,24 +10,27 @@ import { stampTimeUs } from '../../src/core/stamp.js';
 const NOW_US = 1.7e15;
 const SKEW_US = 500_000;
 
-/** A node that wrote now, and whose clock then shows something else. @returns how far its stamps went back */
-function setBackBy(clockAfterUs: number, othersUs: number | null): number {
-  const hlc = new HybridClock();
-  hlc.issue(NOW_US);
-  const guard = new ClockGuard(
+function guardOf(hlc: HybridClock, wallUs: number, othersUs: () => number | null): ClockGuard {
+  return new ClockGuard(
     {
       maps: [],
-      clock: { wallUs: () => clockAfterUs, monotonicUs: () => 0 },
+      clock: { wallUs: () => wallUs, monotonicUs: () => 0 },
       timers: systemTimers,
       hlc,
       journal: null,
       log: SILENT_LOG,
-      othersUs: () => othersUs,
+      othersUs,
       publish: () => Promise.resolve(),
     },
     SKEW_US,
   );
-  guard.check();
+}
+
+/** A node that wrote now, and whose clock then shows something else. @returns how far its stamps went back */
+function setBackBy(clockAfterUs: number, othersUs: number | null): number {
+  const hlc = new HybridClock();
+  hlc.issue(NOW_US);
+  guardOf(hlc, clockAfterUs, () => othersUs).check();
   return NOW_US - stampTimeUs(hlc.mark.hi, hlc.mark.lo);
 }
 
@@ -43,6 +46,27 @@ describe('clock guard', () => {
 
   it('waits until it knows what time the others have', () => {
     assert.equal(setBackBy(NOW_US - 60e6, null), 0);
+  });
+
+  it('keeps stamps that another whose clock was ahead, too, may have merged', () => {
+    const hlc = new HybridClock();
+    hlc.issue(NOW_US);
+    let othersUs = NOW_US;
+    const guard = guardOf(hlc, NOW_US - 60e6, () => othersUs);
+    guard.check();
+    othersUs = NOW_US - 60e6;
+    guard.check();
+    assert.equal(stampTimeUs(hlc.mark.hi, hlc.mark.lo), NOW_US);
+    assert.ok(hlc.trackUs < NOW_US - 58e6, 'further stamps go by the clock');
+  });
+
+  it('does not go back behind what the others were promised', () => {
+    const hlc = new HybridClock();
+    hlc.promise(NOW_US - 10e6);
+    hlc.issue(NOW_US);
+    guardOf(hlc, NOW_US - 60e6, () => NOW_US - 60e6).check();
+    assert.ok(hlc.trackUs >= NOW_US - 10e6);
+    assert.ok(hlc.trackUs < NOW_US - 9e6);
   });
 
   it('goes by its own clock where there is no other member', () => {

@@ -200,6 +200,26 @@ describe('capture', () => {
     assert.equal(h.map.counters.echoes, 1);
   });
 
+  it('takes the echo of an apply for an echo that a write of the same moment seems to have followed (I4)', () => {
+    const h = host('lru_hash');
+    const other = host('lru_hash');
+    other.map.put(KEY, value(7));
+    deliver(other, h);
+    const ktimeUs = h.clock.monotonicUs() + 15;
+    apply(h);
+    // Another program had deleted the key just before, and the map has evicted what was applied.
+    h.port.entries.clear();
+    capture(h, { op: RecordOp.DELETE, ktimeUs: ktimeUs - 1, flags: RECORD_FLAG_MAYBE_SELF });
+    const own = { op: RecordOp.UPDATE, value: value(7), ktimeUs, flags: RECORD_FLAG_MAYBE_SELF };
+    capture(h, own);
+    assert.equal(winner(h), '');
+    assert.equal(h.map.counters.captured, 1);
+    // Once the ring is drained nothing of that time is to come.
+    h.map.capture.settle();
+    capture(h, own);
+    assert.equal(winner(h), toHex(value(7)));
+  });
+
   it('takes the removal of a key without a register for its own, where the kernel cannot tell (I4)', () => {
     const h = host();
     deliver(remote(h, 7, 0), h);

@@ -93,4 +93,24 @@ describe('HybridClock', () => {
     }
     assert.equal(seen.size, 70_000);
   });
+
+  it('goes back to no time that others were promised (I9)', () => {
+    const clock = new HybridClock();
+    clock.promise(NOW_US + 5000);
+    clock.stayAbove(NOW_US + 9000);
+    clock.setBack(NOW_US + 6000, NOW_US + 6000);
+    assert.ok(stampTimeUs(clock.issue(NOW_US).hi, clock.mark.lo) > NOW_US + 5000);
+    assert.throws(() => clock.setBack(NOW_US + 4000, NOW_US + 6000));
+  });
+
+  it('does not issue a stamp again that was kept when it was set back (I10)', () => {
+    const clock = new HybridClock();
+    const kept = clock.issue(NOW_US + 5000);
+    clock.issue(NOW_US + 9000);
+    clock.setBack(NOW_US, NOW_US + 7000);
+    clock.take(kept);
+    assert.ok(less(clock.issue(NOW_US), kept), 'event time goes on from where it was set back to');
+    assert.notDeepEqual(clock.issue(NOW_US + 5000), kept);
+    assert.ok(less(clock.mark, stampAt(NOW_US + 8000)));
+  });
 });

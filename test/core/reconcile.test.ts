@@ -213,6 +213,23 @@ describe('reconcile', () => {
     assert.deepEqual(contents(a), contents(b));
   });
 
+  it('does not count as here what was held back, nor that its absence says something (I9, I14)', () => {
+    const [a, b] = [node(), node()];
+    a.clock.advance(10e6);
+    a.map.put(key(1), value(1));
+    flush(a);
+    const of = b.origins.intern(a.publicKey);
+    a.map.replica.raiseHorizon(b.clock.wallUs() - 1000);
+    talk(b, a);
+    assert.equal(b.map.replica.batches.complete(of), -1);
+    assert.equal(b.map.replica.horizonUs, 0);
+    b.clock.advance(10e6);
+    talk(b, a);
+    assert.deepEqual(contents(b), contents(a));
+    assert.equal(b.map.replica.batches.complete(of), a.map.replica.seq);
+    assert.equal(b.map.replica.horizonUs, a.map.replica.horizonUs);
+  });
+
   it('only says what differs when asked to compare', () => {
     const [a, b] = [node(), node()];
     for (let i = 0; i < 300; i++) a.map.put(key(i), value(1));
@@ -230,7 +247,10 @@ describe('reconcile', () => {
       a.map.replica,
       {
         origins: a.origins,
-        merge: (batch) => theirs.push(batch),
+        merge: (batch) => {
+          theirs.push(batch);
+          return { heldBack: 0 };
+        },
         horizonUsMax: () => a.clock.wallUs(),
         differing: (entries) => ours.push(...entries),
       },

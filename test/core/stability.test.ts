@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Stability } from '../../src/core/stability.js';
+import { FLOOR_LAG_US, Stability } from '../../src/core/stability.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, type TestNode, testNode } from '../support/node.js';
 
@@ -15,12 +15,20 @@ interface Member extends TestNode {
 function member(): Member {
   const clock = new TestClock();
   const node = testNode(new ModelPort(clock), clock);
-  return { ...node, stability: new Stability(node.map.replica, (timeUs) => node.hlc.promise(timeUs)) };
+  return { ...node, stability: new Stability(node.map.replica) };
+}
+
+/** Promises what can be promised, as the agent does each second. */
+function raiseFloor({ stability, hlc, clock }: Member): void {
+  if (!stability.isFlushed) return;
+  hlc.promise(clock.wallUs() - FLOOR_LAG_US);
+  stability.raiseFloor(clock.wallUs() - FLOOR_LAG_US);
 }
 
 /** `from` says hello to `to`. */
 function hello(from: Member, to: Member): void {
-  to.stability.hear(to.origins.intern(from.publicKey), from.stability.word(from.clock.wallUs()));
+  raiseFloor(from);
+  to.stability.hear(to.origins.intern(from.publicKey), from.stability.word());
 }
 
 function introduce(members: readonly Member[]): void {
@@ -109,10 +117,11 @@ describe('stability', () => {
     a.map.put(key(1), value(1));
     const writtenUs = a.clock.wallUs();
     pass([a], 60);
-    a.stability.word(a.clock.wallUs());
+    raiseFloor(a);
     assert.ok(a.stability.stableUs() < writtenUs);
     publish(a, []);
-    const { floorUs } = a.stability.word(a.clock.wallUs());
+    raiseFloor(a);
+    const { floorUs } = a.stability.word();
     assert.ok(floorUs > writtenUs);
     // An event that took long to get here.
     const { entry } = a.map.replica.writeLocal(key(2), 0, value(2), 0, writtenUs, undefined, 'local', null);

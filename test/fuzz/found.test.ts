@@ -99,6 +99,8 @@ describe('journal records', () => {
     [6, 'a dropped key', trailing(3)],
     [7, 'a setback', trailing(9)],
     [8, 'held keys', trailing(6)],
+    [9, 'a batch number', trailing(9)],
+    [10, 'a promise', () => Buffer.alloc(15)],
   ] as const) {
     it(`${what} of another length is refused`, async () => {
       const { node, restore } = await openJournal();
@@ -118,9 +120,9 @@ describe('journal records', () => {
     assert.throws(() => restore(1, frame.subarray(0, -1)), code('ERR_DATA_DIR'));
 
     // Absent here and older than what was forgotten: a register like that is not taken, except from the log.
-    replica.raiseHorizon(node.clock.wallUs() + 1);
     node.map.put(keyOf(node, 2), new Uint8Array(4));
     const [own] = flushed(node);
+    replica.raiseHorizon(node.clock.wallUs() + 1);
     const entry = node.map.find(keyOf(node, 2));
     replica.remove(entry);
     assert.equal(node.map.receive(own!).won, 0);

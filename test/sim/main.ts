@@ -1,11 +1,14 @@
 /**
  * Runs the simulator: `npm run sim -- --seeds N [--from SEED] [--minutes N]` or `--seed S` for one run with its trace.
+ * `--on SWITCH` and `--off SWITCH` (plan.ts) take what goes wrong out of the seed's hands.
  *
  * A seed that fails prints the command that runs it again, and the trace of the keys concerned. Exit code 1 then.
  */
 import { parseArgs } from 'node:util';
 import { describeFailure } from './report.js';
-import { simulate } from './simulate.js';
+import { type SimOptions, simulate } from './simulate.js';
+
+type Forced = NonNullable<SimOptions['forced']>;
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -15,16 +18,22 @@ async function main(): Promise<number> {
       from: { type: 'string' },
       minutes: { type: 'string' },
       trace: { type: 'boolean', default: false },
+      on: { type: 'string', multiple: true, default: [] },
+      off: { type: 'string', multiple: true, default: [] },
     },
   });
-  if (values.seed !== undefined) return runOne(Number(values.seed), values.trace);
+  const forced = Object.fromEntries([
+    ...values.on.map((name) => [name, true]),
+    ...values.off.map((name) => [name, false]),
+  ]);
+  if (values.seed !== undefined) return runOne(Number(values.seed), values.trace, forced);
   const from = Number(values.from ?? Math.floor(Date.now() / 1000));
   const count = Number(values.seeds ?? (values.minutes === undefined ? 100 : Number.POSITIVE_INFINITY));
-  return runMany(from, count, Number(values.minutes ?? Number.POSITIVE_INFINITY) * 60_000);
+  return runMany(from, count, Number(values.minutes ?? Number.POSITIVE_INFINITY) * 60_000, forced);
 }
 
-async function runOne(seed: number, showsTrace: boolean): Promise<number> {
-  const result = await simulate(seed, { keepsTrace: true });
+async function runOne(seed: number, showsTrace: boolean, forced: Forced): Promise<number> {
+  const result = await simulate(seed, { keepsTrace: true, forced });
   if (showsTrace) {
     for (const { atUs, node, what, about } of result.trace)
       say(`${(atUs / 1e6).toFixed(6)} ${node} ${about} ${what}`);
@@ -37,15 +46,15 @@ async function runOne(seed: number, showsTrace: boolean): Promise<number> {
   return 1;
 }
 
-async function runMany(from: number, count: number, msMax: number): Promise<number> {
+async function runMany(from: number, count: number, msMax: number, forced: Forced): Promise<number> {
   const startMs = performance.now();
   const failed: number[] = [];
   let done = 0;
   for (; done < count && performance.now() - startMs < msMax; done++) {
-    const { violation } = await simulate(from + done);
+    const { violation } = await simulate(from + done, { forced });
     if (violation === null) continue;
     failed.push(from + done);
-    say(describeFailure(await simulate(from + done, { keepsTrace: true })));
+    say(describeFailure(await simulate(from + done, { keepsTrace: true, forced })));
   }
   const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
   say(`${done} seeds from ${from} in ${seconds} s: ${failed.length} failed ${failed.join(' ')}`);

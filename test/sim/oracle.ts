@@ -96,6 +96,10 @@ export class Oracle {
   /** What each (origin, stamp) was used for. */
   readonly #stamps = new Map<string, StampUse>();
   readonly #signed = new Set<string>();
+  /** Signature of every batch that others were told of, by origin, map and number. */
+  readonly #told = new Map<string, string>();
+  /** The highest floor that each node said of a map, by origin and map. */
+  readonly #floors = new Map<string, { readonly seq: number; readonly floorUs: number }>();
   /** Keys that programs ever wrote, by map. */
   readonly written = new Map<string, Set<number>>();
   #lastValue = 0;
@@ -137,6 +141,13 @@ export class Oracle {
     if (facts.noted === null || facts.noted.timeUs < wallUs) facts.noted = { timeUs: wallUs, node };
   }
 
+  /** A node said hello: nothing older than the floor will come in later batches than that, in no later life either. */
+  said(origin: Uint8Array, map: string, floor: { readonly seq: number; readonly floorUs: number }): void {
+    const name = `${toHex(origin)}/${map}`;
+    const before = this.#floors.get(name);
+    if (before === undefined || before.floorUs < floor.floorUs) this.#floors.set(name, floor);
+  }
+
   /** A node signed a batch: it is about to be on its disk, or others hear of it. */
   signed(
     node: string,
@@ -147,8 +158,12 @@ export class Oracle {
     const view = decodeBatch(frame, mapId, shape);
     // Not by its number: that of a batch which was lost with its process, unheard of, is used again.
     const batch = toHex(view.signature);
-    const isNew = !this.#signed.has(batch);
-    this.#signed.add(batch);
+    const name = `${toHex(view.origin)}/${map}`;
+    const told = this.#told.get(`${name}/${view.seq}`);
+    if (told !== undefined && told !== batch)
+      this.#fail(`${node} used batch number ${view.seq} of ${map} twice`);
+    if (how !== 'logged') this.#told.set(`${name}/${view.seq}`, batch);
+    const floor = this.#floors.get(name);
     for (let i = 0; i < view.itemCount; i++) {
       const tag = itemTag(view, i);
       if (tag >= ItemTag.SUBTREE) continue;
@@ -160,7 +175,19 @@ export class Oracle {
         origin: new Uint8Array(view.origin),
         value: tag === ItemTag.VALUE ? valueIn(frame, at + shape.keyBytes) : null,
       };
+      const isNew = !this.#signed.has(`${batch}/${key}`);
+      this.#signed.add(`${batch}/${key}`);
       this.#register(node, key, fact, isNew);
+      if (
+        isNew &&
+        floor !== undefined &&
+        view.seq > floor.seq &&
+        stampTimeUs(fact.hi, fact.lo) <= floor.floorUs
+      ) {
+        this.#fail(
+          `${node} said that nothing older than ${floor.floorUs} would come, then made ${describeFact(fact)}`,
+        );
+      }
       if (how !== 'logged') this.#published(node, key, fact, how === 'published and kept');
     }
   }

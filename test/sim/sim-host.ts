@@ -5,11 +5,13 @@
 import { hash } from 'node:crypto';
 import { type AgentComponents, type ComposedAgent, composeAgent } from '../../src/agent/agent.js';
 import { Cleanup } from '../../src/agent/cleanup.js';
+import { parseAgentHello } from '../../src/agent/hello.js';
 import type { Log } from '../../src/config/log.js';
 import type { AgentSettings } from '../../src/config/settings.js';
-import { mapIdOf } from '../../src/core/batch.js';
+import { FrameType, frameType, mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import type { MapPort } from '../../src/core/map-port.js';
+import { decodeBundle } from '../../src/core/reconcile-wire.js';
 import { EntryFlag } from '../../src/core/register-table.js';
 import type { Replica } from '../../src/core/replica.js';
 import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
@@ -27,6 +29,8 @@ const RECORD_BATCH = 1;
 export interface Sabotage {
   readonly port?: (port: MapPort) => MapPort;
   readonly kernel?: (kernel: SimKernel) => void;
+  /** Types of log records that a restart does not see. */
+  readonly forgets?: readonly number[];
 }
 
 export interface HostOptions {
@@ -245,6 +249,7 @@ export class SimHost {
   #components(life: Life, identity: Uint8Array): AgentComponents {
     const { process } = life;
     const { dataDir, sabotage } = this.options;
+    const oracle = this.#oracle;
     const random = this.#random.fork();
     const ports = new Map(
       this.options.maps.map(({ name }) => {
@@ -276,15 +281,28 @@ export class SimHost {
           : {
               readFile: (name) => dataDir.readFile(name),
               writeFile: (name, content) => dataDir.writeFile(process, name, content),
-              openLog: (options) => dataDir.open(process, options),
+              openLog: (options) =>
+                dataDir.open(process, {
+                  ...options,
+                  onRecord: (type, payload) => {
+                    if (!sabotage.forgets?.includes(type)) options.onRecord(type, payload);
+                  },
+                }),
             },
       bootId: () => `${this.name}/${this.#boots}`,
       pins: new Map(),
       createMesh: (handlers) => {
         const peerId = peerIdOfPublicKey(identity);
         life.mesh = new SimMesh(this.#network, process, handlers, { peerId, publicKey: identity });
-        life.mesh.onPublish = (data) =>
-          this.#observe(data, this.options.dataDir === null ? 'published' : 'published and kept');
+        const told = this.options.dataDir === null ? 'published' : 'published and kept';
+        life.mesh.onPublish = (data) => this.#observe(data, told);
+        life.mesh.onDescribe = (app) => {
+          for (const { name, ...word } of parseAgentHello(app)?.maps ?? []) oracle.said(identity, name, word);
+        };
+        life.mesh.onSend = (frame) => {
+          if (frameType(frame) !== FrameType.BUNDLE) return;
+          for (const batch of decodeBundle(frame)) this.#observe(batch, told);
+        };
         return life.mesh;
       },
       serve: () => Promise.resolve(() => undefined),
@@ -299,20 +317,12 @@ export class SimHost {
     this.#oracle.signed(this.name, frame, map, how);
   }
 
-  /** Registers with later stamps than this have been given new ones: by the clock guard's own rule. */
-  #restampsFromUs(): number {
-    const life = this.#life!;
-    const othersUs = life.agent?.parts.members.newestWallUs() ?? 0;
-    return Math.max(life.process.wallUs(), othersUs + 1e6) + this.options.settings.skewMsMax * 1000;
-  }
-
   #log(): Log {
     const line = (level: string) => (fields: object, message: string) => {
       this.#world.note(this.name, `${level}: ${message} ${JSON.stringify(fields)}`);
       this.#world.count(`log: ${message}`);
-      if (message.startsWith("this host's clock was ahead")) {
-        this.#oracle.restamped(this.name, this.#restampsFromUs());
-      }
+      // Of the clock guard: stamps after that are void, and used again.
+      if ('keptUs' in fields) this.#oracle.restamped(this.name, Number(fields.keptUs));
     };
     const log: Log = {
       trace: line('trace'),

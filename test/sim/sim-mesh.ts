@@ -210,6 +210,10 @@ export class SimMesh implements Mesh {
   readonly process: SimProcess;
   /** Told of every frame that this node publishes. */
   onPublish: (data: Uint8Array) => void = () => undefined;
+  /** Told of everything that this node says of itself. */
+  onDescribe: (app: unknown) => void = () => undefined;
+  /** Told of every frame that this node sends on a stream. */
+  onSend: (frame: Uint8Array) => void = () => undefined;
   readonly #network: SimNetwork;
   readonly #handlers: MeshHandlers;
   readonly #topics = new Map<string, (data: Uint8Array, from: string) => Verdict>();
@@ -269,7 +273,9 @@ export class SimMesh implements Mesh {
   }
 
   describe(): unknown {
-    return JSON.parse(JSON.stringify(this.#handlers.describe()));
+    const app: unknown = JSON.parse(JSON.stringify(this.#handlers.describe()));
+    this.onDescribe(app);
+    return app;
   }
 
   peers(): PeerStatus[] {
@@ -460,6 +466,7 @@ class SimStream implements FrameStream {
       this.abort(brokenStream('broken by the simulation'));
       throw this.#problem ?? brokenStream('broken');
     }
+    this.owner.onSend(frame);
     const copy = new Uint8Array(frame);
     this.#network.send(this.#link, this.owner, frame.length, true, () => {
       peer!.#queue.push(copy);

@@ -20,6 +20,10 @@ export interface Variant {
   install(): () => void;
 }
 
+/** Of the log (agent/journal.ts). */
+const RECORD_SEQ = 9;
+const RECORD_STAMPS = 10;
+
 const NOTHING = (): void => undefined;
 
 /** An LRU map that looks like a plain one: what is gone from it is taken for deleted. */
@@ -64,8 +68,29 @@ export const VARIANTS: readonly Variant[] = [
   {
     name: 'the greatest stamp issued is forgotten in a restart',
     seedsMax: 200,
-    options: { forced: { kills: true, clockSteps: true, bursts: true, memoryOnly: false } },
+    options: {
+      forced: { kills: true, clockSteps: true, bursts: true, memoryOnly: false },
+      sabotage: { forgets: [RECORD_STAMPS] },
+    },
     install: () => patch(HybridClock.prototype, 'skipTo', NOTHING),
+  },
+  {
+    name: 'numbers of batches that a loss of power took are used again',
+    seedsMax: 150,
+    options: {
+      forced: { powerLosses: true, bursts: true, cuts: true, memoryOnly: false },
+      sabotage: { forgets: [RECORD_SEQ] },
+    },
+    install: () => NOTHING,
+  },
+  {
+    name: 'what was promised to others is forgotten in a restart',
+    seedsMax: 150,
+    options: {
+      forced: { kills: true, clockSteps: true, memoryOnly: false },
+      sabotage: { forgets: [RECORD_STAMPS] },
+    },
+    install: () => NOTHING,
   },
   {
     name: 'registers are applied before they are logged',

@@ -1,0 +1,109 @@
+/**
+ * The records of the register log: what each type says, and its bytes.
+ *
+ * ```
+ * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
+ * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
+ * 3 KERNEL   16 B map id, text: which kernel maps the registers are mirrored in (boot id and map id of each)
+ * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
+ * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
+ * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
+ * 7 SETBACK  16 B map id, u64 us, u64 us: the clock was set back to the first time; what this node wrote before this with
+ *            stamps later than the second is void
+ * 8 HELD     16 B map id, u32 kernel map id, keys: entries that vanished from that kernel map and are held back
+ *            (core/delete-guard.ts); of no account once the entry is written again or seen in the kernel map
+ * 9 SEQ      16 B map id, u64: batches of this node up to this number may have been made (agent/reservation.ts)
+ * 10 STAMPS  u64 us, u64 us, text: up to the first time others were told that no write will come any more; stamps up to
+ *            the second may have been used while the host ran that the text names (boot id)
+ * ```
+ */
+import { MAP_ID_BYTES } from '../core/batch.js';
+import { MapmeshError } from '../core/errors.js';
+import { MirrorFlag } from '../core/mirror.js';
+import type { KernelLink } from '../core/replicated-map.js';
+import type { AgentMap } from './agent-map.js';
+import type { Binding } from './binding.js';
+
+export const RecordType = {
+  BATCH: 1,
+  MARK: 2,
+  KERNEL: 3,
+  APPLIED: 4,
+  HORIZON: 5,
+  DROP: 6,
+  SETBACK: 7,
+  HELD: 8,
+  SEQ: 9,
+  STAMPS: 10,
+} as const;
+
+/** Keys in one HELD record: far under the longest record, also with the longest keys. */
+export const HELD_KEYS_MAX = 256;
+
+/** Where the keys of a HELD record start. */
+export const HELD_KEYS_AT = MAP_ID_BYTES + 4;
+
+/** Of a map: its id and a number. */
+export function numberRecord(map: AgentMap, number: number): Uint8Array {
+  return Buffer.concat([map.core.replica.mapId, u64(number)]);
+}
+
+/** The keys of those entries that are held back in a kernel map, as payloads of HELD. */
+export function* heldRecords(
+  map: AgentMap,
+  { port, mirror }: KernelLink,
+  entries: readonly number[],
+): Generator<Uint8Array> {
+  const { table, mapId } = map.core.replica;
+  const kernelId = Buffer.alloc(HELD_KEYS_AT - MAP_ID_BYTES);
+  kernelId.writeUInt32LE(port.info.kernelId ?? 0);
+  const held = entries.filter((entry) => mirror.has(entry, MirrorFlag.HELD));
+  for (let at = 0; at < held.length; at += HELD_KEYS_MAX) {
+    const keys = held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry));
+    yield Buffer.concat([mapId, kernelId, ...keys]);
+  }
+}
+
+/** The kernel maps that the map is bound to, as a payload of KERNEL; null for a `memory:` map. */
+export function kernelRecord(map: AgentMap, bootId: string): Uint8Array | null {
+  const names = map.bindings.map((binding) => nameOf(binding, bootId)).filter((name) => name !== null);
+  return names.length === 0 ? null : Buffer.concat([map.core.replica.mapId, Buffer.from(names.join(' '))]);
+}
+
+/** Names the kernel map for as long as it exists; null for a `memory:` map, which never outlives the agent. */
+export function nameOf({ kernelId }: Binding, bootId: string): string | null {
+  return kernelId === null ? null : `${bootId}/${kernelId}`;
+}
+
+/** @throws MapmeshError ERR_DATA_DIR */
+export function expectLength(type: number, payload: Uint8Array, bytes: number): void {
+  if (payload.length !== bytes)
+    throw damagedRecord(type, `it has ${payload.length} bytes, expected ${bytes}`);
+}
+
+/** The checksum of the log is right: what is wrong all the same was written by something else than this. */
+export function damagedRecord(type: number, what: string, cause?: MapmeshError): MapmeshError {
+  return new MapmeshError('ERR_DATA_DIR', `Cannot read register log: a record of type ${type}: ${what}`, {
+    cause,
+    hint: 'Move all files "registers*" of the data directory elsewhere: the node then takes the state of the mesh.',
+  });
+}
+
+export function u64(number: number): Buffer {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64LE(BigInt(number));
+  return bytes;
+}
+
+/** The number of a {@link numberRecord}. @throws MapmeshError ERR_DATA_DIR */
+export function numberOf(type: number, payload: Uint8Array): number {
+  expectLength(type, payload, MAP_ID_BYTES + 8);
+  return numberIn(type, payload, MAP_ID_BYTES);
+}
+
+/** @throws MapmeshError ERR_DATA_DIR */
+export function numberIn(type: number, payload: Uint8Array, at: number): number {
+  const number = Number(new DataView(payload.buffer, payload.byteOffset).getBigUint64(at, true));
+  if (!Number.isSafeInteger(number)) throw damagedRecord(type, 'its number is over 2^53');
+  return number;
+}

@@ -1,0 +1,116 @@
+/** Brings maps back to the state that the records of the register log (agent/journal-records.ts) come to, one by one. */
+import { MAP_ID_BYTES } from '../core/batch.js';
+import { toHex } from '../core/bytes.js';
+import { MapmeshError } from '../core/errors.js';
+import { dropOwnAfter, dropRestored } from '../core/forget.js';
+import type { HybridClock } from '../core/hybrid-clock.js';
+import type { AgentMap } from './agent-map.js';
+import {
+  damagedRecord,
+  expectLength,
+  HELD_KEYS_AT,
+  nameOf,
+  numberIn,
+  numberOf,
+  RecordType,
+} from './journal-records.js';
+
+/** What the log is replayed into. */
+export interface Replay {
+  readonly maps: ReadonlyMap<string, AgentMap>;
+  /** Names of the kernel maps that the newest KERNEL says. */
+  readonly kernelMaps: Map<AgentMap, ReadonlySet<string>>;
+  readonly hlc: HybridClock;
+  readonly bootId: string;
+  /** Up to then others were told that no write will come any more. */
+  promisedUs: number;
+  /** Up to then others may have merged this node's stamps, although the clock was set back. */
+  mergedUs: number;
+  /** Stamps that the log need not know of may have been used up to this time: 0 if the host has not been started anew. */
+  usedUs: number;
+}
+
+/** Takes one record in. @throws MapmeshError ERR_DATA_DIR */
+export function restore(replay: Replay, type: number, payload: Uint8Array): void {
+  const { maps, kernelMaps, hlc, bootId } = replay;
+  if (type === RecordType.MARK) {
+    expectLength(type, payload, 8);
+    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+    hlc.skipTo({ hi: view.getUint32(0, true), lo: view.getUint32(4, true) });
+    return;
+  }
+  if (type === RecordType.STAMPS) {
+    if (payload.length < 16) throw damagedRecord(type, `it has ${payload.length} bytes, expected 16 or more`);
+    replay.promisedUs = Math.max(replay.promisedUs, numberIn(type, payload, 0));
+    // Only a loss of power takes what was written, and what was used came after what was written.
+    const isSameBoot = new TextDecoder().decode(payload.subarray(16)) === bootId;
+    replay.usedUs = isSameBoot ? 0 : numberIn(type, payload, 8);
+    return;
+  }
+  const at = type === RecordType.BATCH ? 16 : 0;
+  const map = maps.get(toHex(payload.subarray(at, at + MAP_ID_BYTES)));
+  if (map === undefined) return; // of a map that this agent no longer has, or that has another shape now
+  const { replica } = map.core;
+  const { keyBytes } = replica.shape;
+  if (type === RecordType.BATCH) restoreBatch(map, payload);
+  else if (type === RecordType.APPLIED) replica.settleRestored();
+  else if (type === RecordType.HORIZON) replica.raiseHorizon(numberOf(type, payload));
+  else if (type === RecordType.SEQ) replica.skipBatchesTo(numberOf(type, payload));
+  else if (type === RecordType.DROP) {
+    expectLength(type, payload, MAP_ID_BYTES + keyBytes);
+    dropRestored(replica, payload.subarray(MAP_ID_BYTES));
+  } else if (type === RecordType.SETBACK) {
+    const isShort = payload.length === MAP_ID_BYTES + 8; // of an earlier version
+    if (!isShort) expectLength(type, payload, MAP_ID_BYTES + 16);
+    const timeUs = numberIn(type, payload, MAP_ID_BYTES);
+    const keptUs = isShort ? timeUs : numberIn(type, payload, MAP_ID_BYTES + 8);
+    hlc.setBack(timeUs, keptUs);
+    dropOwnAfter(replica, hlc, timeUs, keptUs);
+    replica.setHorizonBack(timeUs);
+    replay.usedUs = 0;
+    replay.mergedUs = Math.max(replay.mergedUs, keptUs);
+  } else if (type === RecordType.KERNEL) {
+    const names = new Set(new TextDecoder().decode(payload.subarray(MAP_ID_BYTES)).split(' '));
+    for (const binding of map.bindings) {
+      const name = nameOf(binding, bootId);
+      if (name !== null && names.has(name) && !kernelMaps.get(map)?.has(name))
+        replica.doubtRestored(binding.link.mirror);
+    }
+    kernelMaps.set(map, names);
+  } else if (type === RecordType.HELD) {
+    restoreHeld(map, payload);
+  } else {
+    throw new MapmeshError(
+      'ERR_DATA_DIR',
+      `Cannot read register log: record type ${type}, expected 1 to 10`,
+      {
+        hint: 'It was written by a newer mapmesh.',
+      },
+    );
+  }
+}
+
+function restoreBatch({ core }: AgentMap, frame: Uint8Array): void {
+  try {
+    core.replica.restore(frame);
+  } catch (error) {
+    if (!(error instanceof MapmeshError)) throw error;
+    throw damagedRecord(RecordType.BATCH, error.message, error);
+  }
+}
+
+function restoreHeld(map: AgentMap, payload: Uint8Array): void {
+  const { replica } = map.core;
+  const { keyBytes } = replica.shape;
+  const keysBytes = payload.length - HELD_KEYS_AT;
+  if (keysBytes < 0 || keysBytes % keyBytes !== 0)
+    throw damagedRecord(
+      RecordType.HELD,
+      `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
+    );
+  const kernelId = Buffer.from(payload).readUInt32LE(MAP_ID_BYTES);
+  const mirror = map.bindings.find((binding) => binding.kernelId === kernelId)?.link.mirror;
+  if (mirror === undefined) return;
+  for (let at = HELD_KEYS_AT; at + keyBytes <= payload.length; at += keyBytes)
+    replica.restoreHeld(mirror, payload, at);
+}
