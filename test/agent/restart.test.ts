@@ -1,14 +1,13 @@
 /** kill -9 and restart with a data directory (I10), on real kernel maps. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { rmSync } from 'node:fs';
 import { after, describe, it } from 'node:test';
-import { mapmesh, TestAgent } from '../support/agents.js';
-import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { mapmesh, type TestAgent } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, type TestMapSpec } from '../support/kernel-maps.js';
 import { MAP_WRITER, mapWriter, sameEntries } from '../support/map-writer.js';
 import { until } from '../support/until.js';
+import { NamedAgents } from './named-agents.js';
 
 const skip = kernelMapsImpossible() ?? false;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 200_000 };
@@ -25,30 +24,14 @@ function stamps(agent: TestAgent): string[] {
 }
 
 describe('a node that is killed and comes back', { skip, concurrency: false }, () => {
-  const maps = new TestMaps();
-  const data = mkdtempSync(join(tmpdir(), 'mapmesh-restart-'));
-  const agents = new Map<string, TestAgent>();
-  after(async () => {
-    await Promise.all([...agents.values()].map((agent) => agent.end()));
-    maps.remove();
-    rmSync(data, { recursive: true, force: true });
-  });
-  const pin = (name: string) => `${maps.directory}/${name}`;
-  const start = async (name: string, bootstrap?: string) => {
-    const agent = await TestAgent.start({
-      maps: { m: pin(name) },
-      extra: ['--data-dir', join(data, name)],
-      ...(bootstrap && { bootstrap: [bootstrap] }),
-    });
-    agents.set(name, agent);
-    return agent.ready();
-  };
-  const kill = async (name: string) => agents.get(name)!.end('SIGKILL');
+  const agents = new NamedAgents();
+  after(() => agents.remove());
+  const pin = (name: string) => agents.pin(name);
 
   it('twenty times in the middle of a burst: nothing is lost, no stamp is used twice', async () => {
-    for (const name of ['a', 'b']) maps.create(name, SPEC);
-    const b = await start('b');
-    await start('a', b.multiaddr);
+    for (const name of ['a', 'b']) agents.maps.create(name, SPEC);
+    const b = await agents.start('b');
+    await agents.start('a', { bootstrap: b.multiaddr });
     const burst = spawn(MAP_WRITER, [
       '--pin',
       pin('a'),
@@ -62,8 +45,8 @@ describe('a node that is killed and comes back', { skip, concurrency: false }, (
     const burstEnded = new Promise((resolve) => burst.once('exit', resolve));
     for (let round = 0; round < KILLS; round++) {
       await mapWriter('--pin', pin('b'), '--count', 50, '--first', 100_000 + round * 50);
-      await kill('a');
-      await start('a', b.multiaddr);
+      await agents.kill('a');
+      await agents.start('a', { bootstrap: b.multiaddr });
     }
     burst.kill();
     await burstEnded;
@@ -75,24 +58,24 @@ describe('a node that is killed and comes back', { skip, concurrency: false }, (
     const held = dumpPin(pin('b'));
     assert.ok(held.size > 50 * KILLS, `${held.size} entries`);
     for (const name of ['a', 'b']) {
-      const all = stamps(agents.get(name)!);
+      const all = stamps(agents.get(name));
       assert.equal(new Set(all).size, all.length, 'stamps are unique');
       assert.equal(all.length, held.size);
     }
-    const [mine, theirs] = await Promise.all(['a', 'b'].map((name) => agents.get(name)!.map('m')));
+    const [mine, theirs] = await Promise.all(['a', 'b'].map((name) => agents.get(name).map('m')));
     assert.equal(mine!.digest, theirs!.digest);
   });
 
   it('spreads what was changed in its kernel map meanwhile, and takes what the others did', async () => {
     await mapWriter('--pin', pin('a'), '--count', 300, '--first', 150_000, '--value', 1);
     await until('the entries on b', () => sameEntries(dumpPin(pin('a')), dumpPin(pin('b'))));
-    await kill('a');
+    await agents.kill('a');
     await mapWriter('--pin', pin('a'), '--count', 100, '--first', 150_000, '--value', 5000);
     await mapWriter('--pin', pin('a'), '--count', 50, '--first', 150_100, '--op', 'delete');
     await mapWriter('--pin', pin('b'), '--count', 50, '--first', 150_200, '--value', 7000);
     await mapWriter('--pin', pin('b'), '--count', 50, '--first', 150_250, '--op', 'delete');
     const sizeBefore = dumpPin(pin('b')).size;
-    await start('a', agents.get('b')!.multiaddr);
+    await agents.start('a', { bootstrap: agents.get('b').multiaddr });
     await until('both to be equal', () => sameEntries(dumpPin(pin('a')), dumpPin(pin('b'))));
     const held = dumpPin(pin('b'));
     assert.equal(held.size, sizeBefore - 50, 'deletes of both sides hold, nothing came back');
@@ -106,17 +89,17 @@ describe('a node that is killed and comes back', { skip, concurrency: false }, (
   });
 
   it('keeps a put that was acknowledged, though it is killed at once and knows nobody', async () => {
-    maps.create('lone', SPEC);
-    await start('lone');
-    const { api } = agents.get('lone')!;
+    agents.maps.create('lone', SPEC);
+    await agents.start('lone');
+    const { api } = agents.get('lone');
     const key = '000102030405060708090a0b0c0d0e0f';
     const put = mapmesh('put', '--api', api, 'm', key, '11'.repeat(32));
     assert.equal(put.code, 0, put.stderr);
-    await kill('lone');
+    await agents.kill('lone');
     // Its kernel map is gone, too: the host was rebooted.
     rmSync(pin('lone'));
-    maps.create('lone', SPEC);
-    await start('lone');
+    agents.maps.create('lone', SPEC);
+    await agents.start('lone');
     await until('the entry in the new map', () => dumpPin(pin('lone')).get(key) === '11'.repeat(32));
   });
 });

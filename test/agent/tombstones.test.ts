@@ -1,13 +1,11 @@
 /** Deletes that are forgotten, and nodes that come back after that (I9), on real kernel maps. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import { mapmesh, TestAgent } from '../support/agents.js';
-import { dumpPin, kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
+import { mapmesh } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, type TestMapSpec } from '../support/kernel-maps.js';
 import { mapWriter, sameEntries } from '../support/map-writer.js';
 import { until } from '../support/until.js';
+import { NamedAgents } from './named-agents.js';
 
 const skip = kernelMapsImpossible() ?? false;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 4, valueBytes: 8, maxEntries: 10_000 };
@@ -17,28 +15,12 @@ const DELETED = 250;
 const DROP_TIMEOUT_MS = 60_000;
 
 describe('tombstones', { skip, concurrency: false }, () => {
-  const maps = new TestMaps();
-  const data = mkdtempSync(join(tmpdir(), 'mapmesh-tombstones-'));
-  const agents = new Map<string, TestAgent>();
-  after(async () => {
-    await Promise.all([...agents.values()].map((agent) => agent.end()));
-    maps.remove();
-    rmSync(data, { recursive: true, force: true });
-  });
-  const pin = (name: string) => `${maps.directory}/${name}`;
-  const agent = (name: string) => agents.get(name)!;
-
-  async function start(name: string, options: { bootstrap?: string; keeps?: boolean } = {}): Promise<void> {
-    const started = await TestAgent.start({
-      maps: { m: pin(name) },
-      extra: [
-        ...(options.keeps === false ? [] : ['--data-dir', join(data, name)]),
-        ...['--forget-after-ms', '6000', '--tombstone-ms-min', '0', '--reconcile-interval-ms', '500'],
-      ],
-      ...(options.bootstrap && { bootstrap: [options.bootstrap] }),
-    });
-    agents.set(name, await started.ready());
-  }
+  const agents = new NamedAgents([
+    ...['--forget-after-ms', '6000', '--tombstone-ms-min', '0', '--reconcile-interval-ms', '500'],
+  ]);
+  after(() => agents.remove());
+  const pin = (name: string) => agents.pin(name);
+  const agent = (name: string) => agents.get(name);
 
   async function dropped(...names: string[]): Promise<void> {
     await until(
@@ -61,10 +43,10 @@ describe('tombstones', { skip, concurrency: false }, () => {
   }
 
   it('are dropped once every member has them', async () => {
-    for (const name of ['a', 'b', 'c']) maps.create(name, SPEC);
-    await start('a');
-    await start('b', { bootstrap: agent('a').multiaddr });
-    await start('c', { bootstrap: agent('a').multiaddr });
+    for (const name of ['a', 'b', 'c']) agents.maps.create(name, SPEC);
+    await agents.start('a');
+    await agents.start('b', { bootstrap: agent('a').multiaddr });
+    await agents.start('c', { bootstrap: agent('a').multiaddr });
     await mapWriter('--pin', pin('a'), '--count', KEYS);
     await until(
       'the entries',
@@ -77,12 +59,12 @@ describe('tombstones', { skip, concurrency: false }, () => {
   });
 
   it('a node that was away for longer than deletes are remembered brings nothing back', async () => {
-    await agent('c').end('SIGKILL');
+    await agents.kill('c');
     await mapWriter('--pin', pin('a'), '--count', 100, '--first', DELETED, '--op', 'delete');
     await until('the deletes', () => dumpPin(pin('b')).size === KEYS - DELETED - 100);
     await dropped('a', 'b');
     assert.equal(dumpPin(pin('c')).size, KEYS - DELETED);
-    await start('c', { bootstrap: agent('a').multiaddr });
+    await agents.start('c', { bootstrap: agent('a').multiaddr });
     await equal('a', 'b', 'c');
     assert.equal(dumpPin(pin('c')).size, KEYS - DELETED - 100);
     const { stdout, code } = mapmesh('diff', 'm', '--api', agent('c').api);
@@ -91,20 +73,20 @@ describe('tombstones', { skip, concurrency: false }, () => {
   });
 
   it('and what it wrote while it was away is kept', async () => {
-    await agent('c').end('SIGKILL');
+    await agents.kill('c');
     await mapWriter('--pin', pin('a'), '--count', 50, '--first', DELETED + 100, '--op', 'delete');
     await dropped('a', 'b');
     await mapWriter('--pin', pin('c'), '--count', 10, '--first', 5000);
-    await start('c', { bootstrap: agent('b').multiaddr });
+    await agents.start('c', { bootstrap: agent('b').multiaddr });
     await equal('a', 'b', 'c');
     assert.equal(dumpPin(pin('a')).size, KEYS - DELETED - 150 + 10);
   });
 
   it('nor does one that kept nothing on disk', async () => {
-    await agent('c').end('SIGKILL');
+    await agents.kill('c');
     await mapWriter('--pin', pin('a'), '--count', 50, '--first', DELETED + 150, '--op', 'delete');
     await dropped('a', 'b');
-    await start('c', { bootstrap: agent('b').multiaddr, keeps: false });
+    await agents.start('c', { bootstrap: agent('b').multiaddr, keeps: false });
     await equal('a', 'b', 'c');
     assert.equal(dumpPin(pin('c')).size, KEYS - DELETED - 200 + 10);
   });

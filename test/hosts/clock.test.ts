@@ -4,19 +4,15 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
 import { figure, type Host, Hosts, keyHex, seconds, valueHex } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const HOUR_MS = 3_600_000;
 const SAME_MS_MAX = 30_000;
-/** Longer than an agent goes on with an old offset, many times over. */
-const STEP_MS = 1000;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 10_000 };
 
 describe('three hosts, one with a clock that is an hour ahead', { skip, concurrency: false }, () => {
@@ -32,10 +28,6 @@ describe('three hosts, one with a clock that is an hour ahead', { skip, concurre
   });
   after(() => hosts?.remove());
 
-  const setClock = async (offsetMs: number) => {
-    wrong.setClockOffsetMs(offsetMs);
-    await delay(STEP_MS);
-  };
   /** What a host says that is wrong, of itself or of the map. */
   const complaints = async (host: Host) => {
     const { problems, maps } = await host.status();
@@ -69,7 +61,7 @@ describe('three hosts, one with a clock that is an hour ahead', { skip, concurre
   it('hold its writes back, say so, and go on', async () => {
     await wrong.write('m', '--count', 100, '--value', 1);
     await hosts.untilSame('m', SAME_MS_MAX, hosts.all, ({ size }) => size === 100);
-    await setClock(HOUR_MS);
+    await wrong.stepClock(HOUR_MS);
     await wrong.write('m', '--first', 1000, '--count', 100, '--value', 2);
     await wrong.write('m', '--count', 10, '--value', 666);
     await wrong.write('m', '--first', 10, '--count', 10, '--op', 'delete');
@@ -83,7 +75,7 @@ describe('three hosts, one with a clock that is an hour ahead', { skip, concurre
   });
 
   it('have its writes, old and new, when its clock has been set right', async () => {
-    await setClock(0);
+    await wrong.stepClock(0);
     await wrong.write('m', '--first', 3000, '--count', 100, '--value', 4);
     const held = await untilMended('a clock set back by an hour', 100 - 10 + 100 + 100 + 100);
     assert.equal(held.get(keyHex(0, 16)), valueHex(666, 32), 'the overwrite');
@@ -100,7 +92,7 @@ describe('three hosts, one with a clock that is an hour ahead', { skip, concurre
   });
 
   it('have its writes also when it was killed and started again before its clock was set right', async () => {
-    await setClock(HOUR_MS);
+    await wrong.stepClock(HOUR_MS);
     await wrong.write('m', '--first', 4000, '--count', 100, '--value', 5);
     for (const host of right) await untilReported(host);
     await wrong.kill();

@@ -19,10 +19,9 @@ import { figure, type Host, Hosts, seconds } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
 import { ModelPort } from '../support/model-port.js';
 import { sha256, TestClock, testNode } from '../support/node.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const SAME_MS_MAX = 45_000;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 50_000 };

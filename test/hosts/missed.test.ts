@@ -6,10 +6,9 @@ import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { figure, type Host, Hosts, keyHex, seconds, valueHex } from '../support/hosts.js';
 import { until } from '../support/until.js';
-import { COMMAND_ENV, hostsProblem } from './requirements.js';
+import { COMMAND_ENV, hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const IN_PLACE_OBJECT = fileURLToPath(new URL('../../hosts/in-place.bpf.o', import.meta.url));
 const BPF_F_MMAPABLE = 1024;

@@ -4,10 +4,9 @@ import { after, before, describe, it } from 'node:test';
 import { figure, type Host, Hosts, keyHex, seconds, valueHex } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const SAME_MS_MAX = 45_000;
 const SPEC: TestMapSpec = { kind: 'hash', keyBytes: 16, valueBytes: 32, maxEntries: 10_000 };

@@ -10,10 +10,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { figure, type Host, Hosts, keyHex, seconds, valueHex } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 type Five = [Host, Host, Host, Host, Host];
 

@@ -9,10 +9,9 @@ import { fromHex } from '../../src/core/bytes.js';
 import { openMap } from '../../src/kernel/map-selector.js';
 import { figure, type Host, Hosts, keyHex, percentile, seconds } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const isLong = process.env['MAPMESH_LONG'] === '1';
 const PAUSE_MS = isLong ? 60_000 : 15_000;

@@ -24,3 +24,9 @@ export function hostsProblem(): string | undefined {
   if (made.status !== 0) return `a bridge and a veth pair cannot be made: ${made.stderr.trim()}`;
   return undefined;
 }
+
+/** What `skip` of a test that needs hosts is to be. */
+export function hostsSkip(): string | false {
+  const problem = hostsProblem();
+  return problem === undefined ? false : `cannot run here: ${problem}`;
+}

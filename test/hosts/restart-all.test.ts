@@ -7,10 +7,9 @@ import { after, before, describe, it } from 'node:test';
 import { generateIdentity, peerIdOfIdentity } from '../../src/mesh/identity.js';
 import { figure, type Host, Hosts, keyHex, seconds, valueHex } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const READY_MS_MAX = 60_000;
 const SAME_MS_MAX = 60_000;

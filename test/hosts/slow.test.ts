@@ -2,10 +2,9 @@
 import { after, before, describe, it } from 'node:test';
 import { figure, type Host, Hosts, seconds } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
-import { hostsProblem } from './requirements.js';
+import { hostsSkip } from './requirements.js';
 
-const problem = hostsProblem();
-const skip = problem === undefined ? false : `cannot run here: ${problem}`;
+const skip = hostsSkip();
 
 const SAME_MS_MAX = 60_000;
 /** A burst of so many entries takes some ten seconds on a line of so many kilobits a second. */

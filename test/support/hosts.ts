@@ -25,6 +25,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import koffi from 'koffi';
 import type { MapReport, StatusReport } from '../../src/api/control.js';
 import { IDENTITY_FILE } from '../../src/persist/data-dir.js';
@@ -40,6 +41,8 @@ const API_PORT = 7601;
 const CLONE_NEWNET = 0x4000_0000;
 /** Half a minute more than any agent here has ever needed, for a machine that others use, too. */
 const START_TIMEOUT_MS = 60_000;
+/** Longer than an agent goes on with an old clock offset, many times over. */
+const CLOCK_STEP_MS = 1000;
 const PAGE_KB = 4;
 /** Numbers of addresses that no host has: the first is nobody's, the second the test's own. */
 const NOWHERE = 253;
@@ -156,6 +159,12 @@ export class Host {
 
   setClockOffsetMs(offsetMs: number): void {
     writeFileSync(this.clockOffsetFile, `${offsetMs}\n`);
+  }
+
+  /** The same, and waits until a running agent goes by it. */
+  async stepClock(offsetMs: number): Promise<void> {
+    this.setClockOffsetMs(offsetMs);
+    await delay(CLOCK_STEP_MS);
   }
 
   status(): Promise<StatusReport> {
