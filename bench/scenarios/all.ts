@@ -1,11 +1,15 @@
-/** The scenarios, in the order in which they run. */
+/** The scenarios, in the order in which they run. `heal` is last: it moves this process into another network namespace. */
 import type { Scenario } from '../scenario.js';
 import { beside } from './beside.js';
 import { burst } from './burst.js';
 import { capture } from './capture.js';
 import { contended } from './contended.js';
+import { heal } from './heal.js';
 import { join } from './join.js';
 import { latency } from './latency.js';
+import { micro } from './micro.js';
+import { reconcile } from './reconcile.js';
+import { scale } from './scale.js';
 import { sustained } from './sustained.js';
 import { writer } from './writer.js';
 
@@ -17,5 +21,9 @@ export const SCENARIOS: readonly Scenario[] = [
   capture,
   writer,
   contended,
+  scale,
   join,
+  reconcile,
+  micro,
+  heal,
 ];

@@ -5,7 +5,7 @@ import { FrameType, frameType } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { purge } from '../../src/core/forget.js';
-import { Answerer, Asker, type AskerOptions, type Outcome } from '../../src/core/reconcile.js';
+import { Answerer, Asker } from '../../src/core/reconcile.js';
 import {
   decodeList,
   decodeProbe,
@@ -17,8 +17,7 @@ import { EntryFlag } from '../../src/core/register-table.js';
 import { stampTimeUs } from '../../src/core/stamp.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, type TestNode, testNode } from '../support/node.js';
-
-const EXCHANGE: AskerOptions = { compareOnly: false, mayLeave: false };
+import { EXCHANGE, talk } from '../support/talk.js';
 
 const key = (n: number) => new Uint8Array([n, n >> 8, n >> 16, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
@@ -32,35 +31,6 @@ function flush(n: TestNode): Uint8Array[] {
   const frames: Uint8Array[] = [];
   for (let frame = n.map.nextBatch(); frame !== null; frame = n.map.nextBatch()) frames.push(frame);
   return frames;
-}
-
-interface Talk {
-  readonly outcome: Outcome;
-  readonly bytes: number;
-  readonly frames: Uint8Array[];
-}
-
-/** One conversation, as two agents have it. @param between called before each frame arrives. */
-function talk(a: TestNode, b: TestNode, options = EXCHANGE, between: () => void = () => undefined): Talk {
-  const components = (n: TestNode) => ({
-    origins: n.origins,
-    merge: (batch: Uint8Array) => n.map.receive(batch),
-    horizonUsMax: () => n.clock.wallUs(),
-  });
-  const asker = new Asker(a.map.replica, components(a), options);
-  const answerer = new Answerer(b.map.replica, components(b));
-  const frames: Uint8Array[] = [];
-  const toB: Uint8Array[] = [asker.probe()];
-  const toA: Uint8Array[] = [];
-  while (toA.length + toB.length > 0) {
-    const forB = toB.shift();
-    const frame = forB ?? toA.shift()!;
-    frames.push(frame);
-    between();
-    const replies = forB === undefined ? asker.take(frame) : answerer.take(frame);
-    for (const reply of replies) if (reply !== null) (forB === undefined ? toB : toA).push(reply);
-  }
-  return { outcome: asker.outcome, bytes: frames.reduce((sum, frame) => sum + frame.length, 0), frames };
 }
 
 function digest(n: TestNode): string {
@@ -200,14 +170,16 @@ describe('reconcile', () => {
     flush(a);
     flush(b);
     let i = 0;
-    talk(a, b, EXCHANGE, () => {
-      i += 7;
-      a.clock.advance(10);
-      b.clock.advance(10);
-      a.map.put(key(i), value(3));
-      b.map.delete(key(i + 1000));
-      flush(a);
-      flush(b);
+    talk(a, b, EXCHANGE, {
+      between: () => {
+        i += 7;
+        a.clock.advance(10);
+        b.clock.advance(10);
+        a.map.put(key(i), value(3));
+        b.map.delete(key(i + 1000));
+        flush(a);
+        flush(b);
+      },
     });
     talk(a, b);
     assert.deepEqual(contents(a), contents(b));
