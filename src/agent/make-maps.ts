@@ -1,5 +1,4 @@
 /** Makes the replicated maps of an agent from the kernel maps that it is given. */
-import { hash } from 'node:crypto';
 import { type PolicySettings, policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
 import { mapIdOf } from '../core/batch.js';
@@ -13,6 +12,7 @@ import type { ReplicaComponents } from '../core/replica.js';
 import { ReplicatedMap } from '../core/replicated-map.js';
 import { WriteWindows } from '../core/write-windows.js';
 import { AgentMap } from './agent-map.js';
+import { sha256 } from './sha256.js';
 
 /** Where chance comes from. */
 export interface Random {
@@ -60,14 +60,14 @@ export function createMapMaker(
   };
   const digestKey = sha256(
     Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
-  );
+  ).slice(0, 16);
   const watch = ({ info }: MapPort) => (info.kernelId === null ? 'sweep' : capture.watch(info));
   return ({ name, port, oldPort = null, generation = 1 }) => {
     const mapId = mapIdOf(settings.cluster, name, port.info, sha256, generation);
     const core = new ReplicatedMap(oldPort ?? port, components, {
       name,
       mapId,
-      digestKey: digestKey.subarray(0, 16),
+      digestKey,
       indexKey: random.bytes(16),
       // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
       firstSeq: clock.wallUs(),
@@ -78,8 +78,4 @@ export function createMapMaker(
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
     return new AgentMap(core, topic, watch, generation);
   };
-}
-
-function sha256(bytes: Uint8Array): Uint8Array {
-  return hash('sha256', bytes, 'buffer');
 }

@@ -22,7 +22,7 @@ export const LEAVES_MAX = 1024;
 const ARITY = 4;
 const NODE_PREFIX = 2;
 
-/** SHA-256 of `bytes`; the first {@link HASH_BYTES} bytes are used. */
+/** SHA-256 of `bytes`; the first {@link HASH_BYTES} bytes are used. What it returns is good until it is called again. */
 export type Hash = (bytes: Uint8Array) => Uint8Array;
 
 /**

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { RECONCILE_PROTOCOL } from '../../src/agent/reconciler.js';
+import { sha256 } from '../../src/agent/sha256.js';
 import { mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { createSigner, generateIdentity } from '../../src/mesh/identity.js';
@@ -10,7 +11,7 @@ import { createMesh } from '../../src/mesh/libp2p-mesh.js';
 import type { Mesh } from '../../src/mesh/mesh.js';
 import { mapmesh, TestAgent } from '../support/agents.js';
 import { ModelPort } from '../support/model-port.js';
-import { sha256, TestClock, testNode } from '../support/node.js';
+import { TestClock, testNode } from '../support/node.js';
 import { until } from '../support/until.js';
 
 const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 8 } as const;

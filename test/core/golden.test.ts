@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { createPrivateKey, createPublicKey, sign } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { sha256 } from '../../src/agent/sha256.js';
 import { FrameType, mapIdOf } from '../../src/core/batch.js';
 import { fromHex, toHex } from '../../src/core/bytes.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
@@ -15,7 +16,7 @@ import { Origins } from '../../src/core/origins.js';
 import { Answerer, Asker } from '../../src/core/reconcile.js';
 import { encodeVector } from '../../src/core/reconcile-wire.js';
 import { Replica } from '../../src/core/replica.js';
-import { sha256, verifySignature } from '../support/node.js';
+import { verifySignature } from '../support/node.js';
 
 const FILE = new URL('../../../test/core/golden.json', import.meta.url);
 const SHAPE: MapShape = { kind: 'hash', keyBytes: 4, valueBytes: 8 };

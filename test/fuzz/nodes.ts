@@ -4,6 +4,7 @@
  * signs what it likes.
  */
 import assert from 'node:assert/strict';
+import { sha256 } from '../../src/agent/sha256.js';
 import { coverOf, decodeBatch, signedBytes } from '../../src/core/batch.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { rootOf } from '../../src/core/merkle.js';
@@ -13,7 +14,7 @@ import type { Replica } from '../../src/core/replica.js';
 import { stampTimeUs } from '../../src/core/stamp.js';
 import type { SeededRandom } from '../sim/random.js';
 import { ModelPort } from '../support/model-port.js';
-import { sha256, TestClock, type TestNode, testNode } from '../support/node.js';
+import { TestClock, type TestNode, testNode } from '../support/node.js';
 
 /** What a fuzzed node allows a peer's clock to be ahead. */
 export const SKEW_US_MAX = 500_000;

@@ -8,6 +8,7 @@ import { randomBytes } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { RECONCILE_PROTOCOL } from '../../src/agent/reconciler.js';
+import { sha256 } from '../../src/agent/sha256.js';
 import { FrameType, mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { encodeList, encodeProbe, encodeVector } from '../../src/core/reconcile-wire.js';
@@ -18,7 +19,7 @@ import { SeededRandom } from '../sim/random.js';
 import { figure, type Host, Hosts, seconds } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
 import { ModelPort } from '../support/model-port.js';
-import { sha256, TestClock, testNode } from '../support/node.js';
+import { TestClock, testNode } from '../support/node.js';
 import { hostsSkip } from './requirements.js';
 
 const skip = hostsSkip();

@@ -6,6 +6,7 @@ import { hash } from 'node:crypto';
 import { type AgentComponents, type ComposedAgent, composeAgent } from '../../src/agent/agent.js';
 import { Cleanup } from '../../src/agent/cleanup.js';
 import { parseAgentHello } from '../../src/agent/hello.js';
+import { sha256 } from '../../src/agent/sha256.js';
 import type { Log } from '../../src/config/log.js';
 import type { AgentSettings } from '../../src/config/settings.js';
 import { FrameType, frameType, mapIdOf } from '../../src/core/batch.js';
@@ -335,10 +336,6 @@ export class SimHost {
     };
     return log;
   }
-}
-
-function sha256(bytes: Uint8Array): Uint8Array {
-  return hash('sha256', bytes, 'buffer');
 }
 
 /** Stands for Ed25519: as hard to get wrong by accident, and cheap. */

@@ -1,16 +1,14 @@
 /** Nodes without network and kernel, for tests of the core: real crypto, a clock that the test turns. */
-import { createHash, createPublicKey, generateKeyPairSync, randomBytes, sign, verify } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, randomBytes, sign, verify } from 'node:crypto';
+import { sha256 } from '../../src/agent/sha256.js';
 import { mapIdOf } from '../../src/core/batch.js';
 import type { Clock } from '../../src/core/clock.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import type { MapPort, MapShape } from '../../src/core/map-port.js';
-import type { Hash } from '../../src/core/merkle.js';
 import { Origins } from '../../src/core/origins.js';
 import { ReplicatedMap, type ReplicatedMapOptions } from '../../src/core/replicated-map.js';
 import { WriteWindows } from '../../src/core/write-windows.js';
-
-export const sha256: Hash = (bytes) => createHash('sha256').update(bytes).digest();
 
 export class TestClock implements Clock {
   /** Wall time minus monotonic time. */

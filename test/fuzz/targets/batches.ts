@@ -1,9 +1,11 @@
 /** The batch: its decoder, what gossip brings to a replica, what the log brings back to one. */
+
+import { sha256 } from '../../../src/agent/sha256.js';
 import { coverOf, decodeBatch } from '../../../src/core/batch.js';
 import { rootOf } from '../../../src/core/merkle.js';
 import { currentBatches } from '../../../src/core/relay.js';
 import type { SeededRandom } from '../../sim/random.js';
-import { sha256, type TestNode } from '../../support/node.js';
+import type { TestNode } from '../../support/node.js';
 import { mutate } from '../mutate.js';
 import { checkReplica, seededNode, signAnew, writeSome } from '../nodes.js';
 import type { Subject, Target } from '../target.js';

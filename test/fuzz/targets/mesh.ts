@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { AgentMap } from '../../../src/agent/agent-map.js';
 import { type AgentHello, parseAgentHello } from '../../../src/agent/hello.js';
 import { Members } from '../../../src/agent/members.js';
+import { sha256 } from '../../../src/agent/sha256.js';
 import { SILENT_LOG } from '../../../src/config/log.js';
 import { MapmeshError } from '../../../src/core/errors.js';
 import { FrameReader, frameHeader } from '../../../src/mesh/frame-reader.js';
@@ -10,7 +11,6 @@ import { decodeHeartbeat, encodeHeartbeat, type HeartbeatBody } from '../../../s
 import { decodeFrame, parseJson } from '../../../src/mesh/hello.js';
 import { peerIdOfPublicKey } from '../../../src/mesh/identity.js';
 import type { SeededRandom } from '../../sim/random.js';
-import { sha256 } from '../../support/node.js';
 import { mutate } from '../mutate.js';
 import { mutateJson } from '../mutate-json.js';
 import { seededNode } from '../nodes.js';
