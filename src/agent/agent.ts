@@ -15,6 +15,10 @@ import type { Timers } from '../core/timers.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { Mesh, MeshHandlers, Verdict } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
+import { createCatalogControl } from './catalog-control.js';
+import { CatalogFollower } from './catalog-follower.js';
+import { firstMapsOf, openCatalog } from './catalog-parts.js';
+import { CatalogSync } from './catalog-sync.js';
 import type { Cleanup } from './cleanup.js';
 import { ClockGuard } from './clock-guard.js';
 import { Control } from './control.js';
@@ -22,6 +26,7 @@ import { Expiries } from './expiries.js';
 import { helloOf } from './hello.js';
 import { Journal, type JournalComponents } from './journal.js';
 import { createMapMaker, type MapComponents, type MapToMake } from './make-maps.js';
+import type { MapSource } from './map-source.js';
 import { Members, type MembersComponents } from './members.js';
 import { Membership } from './membership.js';
 import { OriginNames } from './origin-names.js';
@@ -48,6 +53,8 @@ export interface AgentComponents extends Omit<MapComponents, 'hlc' | 'origins'> 
   /** The data directory; null keeps nothing on disk. */
   readonly dataDir: (Pick<JournalComponents, 'openLog'> & NonNullable<MembersComponents['store']>) | null;
   readonly bootId: JournalComponents['bootId'];
+  /** Where this host has the maps of the catalog; null: the agent does not follow it. */
+  readonly source: MapSource | null;
   /** The kernel maps that the agent starts with, by the names that they have in the mesh. */
   readonly ports: ReadonlyMap<string, MapPort>;
   /** Pins by which maps are bound, by the map's name. */
@@ -84,9 +91,17 @@ export async function composeAgent(
   const makeMap = createMapMaker(settings, { ...components, hlc, origins });
   /** Of all parts; {@link Replication} changes it. */
   const maps: AgentMap[] = [];
-  const firstMaps = [...components.ports].map(([name, port]) =>
-    makeMap({ name, port, oldPort: oldMapOf(name, port, components) }),
+  const { catalog, save: saveCatalog } = await openCatalog(
+    { ...components, store: dataDir },
+    settings.cluster,
+    cleanup,
   );
+  const { source, ports } = components;
+  const first = firstMapsOf(catalog, source, ports, components.pins).map((map) => ({
+    map: makeMap({ ...map, oldPort: oldMapOf(map.name, map.port, map.pin, log) }),
+    pin: map.pin,
+  }));
+  const firstMaps = first.map(({ map }) => map);
   // Those that they are bound to at the end; the ones of the start are closed already where they were replaced.
   cleanup.push(() => {
     for (const map of maps) for (const { port } of map.core.links) port.close();
@@ -138,11 +153,20 @@ export async function composeAgent(
   });
 
   const mesh = components.createMesh({
-    describe: () => helloOf(maps, membership, members, clock),
-    onHello: (peerId, app) => membership.hello(peerId, app),
+    describe: () => helloOf(maps, membership, members, catalog, clock),
+    onHello: (peerId, app) => {
+      const hello = membership.hello(peerId, app);
+      catalogSync.hear(peerId, hello.catalog);
+    },
     onDistantHello: (peerId, app) => membership.distantHello(peerId, app),
-    onPeerUp: (peerId) => membership.up(peerId),
-    onPeerDown: (peerId) => membership.gone(peerId),
+    onPeerUp: (peerId) => {
+      membership.up(peerId);
+      catalogSync.up(peerId);
+    },
+    onPeerDown: (peerId) => {
+      membership.gone(peerId);
+      catalogSync.forget(peerId);
+    },
     onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
   });
   const pump = new Pump(maps, capture, mesh, timers, log, fail);
@@ -164,7 +188,8 @@ export async function composeAgent(
     log,
     {
       onCaughtUp: (map) => goLive(map).catch(fail),
-      onAllRefused: fail,
+      // With a --pin-root other maps may yet come.
+      onAllRefused: (error) => settings.pinRoot === null && fail(error),
       headOf: (map, peerId) => map.core.replica.batches.head(origins.intern(publicKeyOfPeerId(peerId))),
       isHeldBackDue: (map) => map.core.replica.heldBackUs <= clock.wallUs(),
       onHello: (peerId, hello) => members.hear(peerId, hello),
@@ -175,8 +200,24 @@ export async function composeAgent(
       isFirst: settings.bootstrap.length === 0,
       reconcileIntervalMs: settings.reconcileIntervalMs,
       lonelyAfterMs: settings.lonelyAfterMs,
+      knowsCatalog: () => knowsCatalog,
     },
   );
+  const catalogSync = new CatalogSync({
+    catalog,
+    mesh,
+    timers,
+    log,
+    onSynced: () => {
+      if (knowsCatalog) return;
+      void (follower?.follow() ?? Promise.resolve()).then(() => {
+        knowsCatalog = true;
+        readiness.changed();
+      });
+    },
+  });
+  /** What the catalog has is here, or there is nobody to take it from, or it does not matter. */
+  let knowsCatalog = settings.pinRoot === null || settings.bootstrap.length === 0;
   const readiness = new Readiness(() => membership.ready, timers);
   const resizer = new Resizer({ pump, sweeps, capture, journal, timers, log }, fail);
   const rebinder = new Rebinder(
@@ -243,16 +284,42 @@ export async function composeAgent(
     readiness,
     rebinder,
     resizer,
+    catalog,
+    follower: null,
   };
   const replication = new Replication(maps, {
     ...parts,
     capture,
     receive: (map, frame, from) => receive(parts, map, frame, from),
   });
-  for (const map of firstMaps) replication.admit(map, components.pins.get(map.name) ?? null);
-  const control = new Control(parts);
+  for (const { map, pin } of first) replication.admit(map, pin);
+  const startMap: ComposedAgent['startMap'] = (map, options) => {
+    const made = makeMap(map);
+    replication.start(made, options);
+    return made;
+  };
+  const stopMap = (map: AgentMap): Promise<void> => replication.stop(map);
+  const peerId = mesh.peerId;
+  const publish = (bytes: Uint8Array): void => catalogSync.publish(bytes);
+  const follower =
+    source === null
+      ? null
+      : new CatalogFollower({
+          ...{ catalog, source, maps, clock, timers, log, peerId, startMap, stopMap, publish },
+          isLasting: dataDir !== null,
+        });
+  catalog.onChange = () => {
+    saveCatalog();
+    follower?.follow().catch(fail);
+  };
+  const catalogControl =
+    follower === null || source === null
+      ? undefined
+      : createCatalogControl({ catalog, follower, source, maps, clock, peerId, publish });
+  const control = new Control({ ...parts, follower }, catalogControl);
   cleanup.push(await components.serve(control));
   cleanup.push(() => mesh.stop());
+  cleanup.push(() => catalogSync.stop());
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
   cleanup.push(() => expiries.stop());
@@ -268,24 +335,22 @@ export async function composeAgent(
   clockGuard.start();
   rebinder.start();
   resizer.start();
+  follower?.start();
+  cleanup.push(() => follower?.stop());
   cleanup.push(watchBootstrap(settings, parts, fail));
 
   return {
     parts,
     control,
     failed,
-    startMap: (map, options) => {
-      const made = makeMap(map);
-      replication.start(made, options);
-      return made;
-    },
-    stopMap: (map) => replication.stop(map),
+    startMap,
+    stopMap,
   };
 }
 
 /** The map that the one at the pin was to replace when the agent stopped, if it was in the middle of that; else null. */
-function oldMapOf(name: string, port: MapPort, { pins, log }: AgentComponents): MapPort | null {
-  const resize = pins.get(name)?.resize ?? null;
+function oldMapOf(name: string, port: MapPort, pin: PinPort | null, log: Log): MapPort | null {
+  const resize = pin?.resize ?? null;
   try {
     const old = resize?.openOld() ?? null;
     if (old === null) return null;

@@ -1,4 +1,5 @@
 /** The agent as the API sees it: reports, reads, and writes made through the agent. */
+import type { CatalogControl } from '../api/catalog-control.js';
 import {
   type AgentControl,
   type ChangeReport,
@@ -33,12 +34,15 @@ const RELEASE_CHUNK_ENTRIES = 512;
 const CLOCK_COMPARISON_MS = 1000;
 
 export class Control implements AgentControl {
+  readonly catalog?: CatalogControl;
   readonly #parts: AgentParts;
   readonly #startedMs: number;
   readonly #watchers = new Map<AgentMap, Set<(change: ChangeReport) => void>>();
 
-  constructor(parts: AgentParts) {
+  /** @param catalog left out: the agent does not follow one */
+  constructor(parts: AgentParts, catalog?: CatalogControl) {
     this.#parts = parts;
+    if (catalog !== undefined) this.catalog = catalog;
     this.#startedMs = parts.timers.nowMs();
   }
 
@@ -53,6 +57,7 @@ export class Control implements AgentControl {
     const { lonelyProblem } = membership;
     if (lonelyProblem !== null) problems.push(lonelyProblem);
     problems.push(...this.#clockProblems());
+    problems.push(...(this.#parts.follower?.problems.values() ?? []));
     return {
       peerId: mesh.peerId,
       cluster: settings.cluster,

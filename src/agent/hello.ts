@@ -1,5 +1,6 @@
 /** What agents tell each other about themselves, on connecting and each second (the `app` part of the mesh's hello). */
 import { z } from 'zod';
+import type { Catalog } from '../catalog/catalog.js';
 import type { Clock } from '../core/clock.js';
 import { MAP_KINDS, type MapShape, shapeDifferences } from '../core/map-port.js';
 import { isPeerId } from '../mesh/identity.js';
@@ -47,6 +48,8 @@ const AGENT_HELLO = z.object({
   /** The node has caught up with the mesh: others may join from it. */
   ready: z.boolean(),
   maps: z.array(MAP_HELLO).max(MAPS_MAX),
+  /** Of the node's catalog. */
+  catalog: z.string().regex(/^[0-9a-f]{16}$/),
 });
 
 export type AgentHello = z.infer<typeof AGENT_HELLO>;
@@ -77,12 +80,14 @@ export function helloOf(
   maps: readonly AgentMap[],
   membership: Pick<Membership, 'ready' | 'isLive'>,
   members: Pick<Members, 'word' | 'away'>,
+  catalog: Pick<Catalog, 'digest'>,
   clock: Clock,
 ): AgentHello {
   return {
     wallMs: clock.wallUs() / 1000,
     away: members.away(),
     ready: membership.ready,
+    catalog: catalog.digest,
     maps: maps
       .filter((map) => map.isReplicated)
       .map((map) => ({

@@ -6,6 +6,7 @@ import { toHex } from '../core/bytes.js';
 import type { CapturePort } from '../core/capture-port.js';
 import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
+import type { MapPolicy } from '../core/map-policy.js';
 import type { MapPort } from '../core/map-port.js';
 import type { Origins } from '../core/origins.js';
 import type { ReplicaComponents } from '../core/replica.js';
@@ -40,6 +41,8 @@ export interface MapToMake {
   /** The map that is being replaced by a larger one and still used: see agent/resizer.ts. */
   readonly oldPort?: MapPort | null;
   readonly generation?: number;
+  /** As the settings say unless given. */
+  readonly policy?: MapPolicy;
 }
 
 /** Makes maps as the agent handles them, captured from then on. */
@@ -62,7 +65,7 @@ export function createMapMaker(
     Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
   ).slice(0, 16);
   const watch = ({ info }: MapPort) => (info.kernelId === null ? 'sweep' : capture.watch(info));
-  return ({ name, port, oldPort = null, generation = 1 }) => {
+  return ({ name, port, oldPort = null, generation = 1, policy = policyFor(settings, name) }) => {
     const mapId = mapIdOf(settings.cluster, name, port.info, sha256, generation);
     const core = new ReplicatedMap(oldPort ?? port, components, {
       name,
@@ -72,7 +75,7 @@ export function createMapMaker(
       // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
       firstSeq: clock.wallUs(),
       skewUsMax: settings.skewMsMax * 1000,
-      policy: policyFor(settings, name),
+      policy,
     });
     if (oldPort !== null) core.addLink(port);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;

@@ -65,6 +65,8 @@ export interface MembershipOptions {
   readonly isFirst: boolean;
   /** Time between two comparisons of digests with a peer. */
   readonly reconcileIntervalMs: number;
+  /** The catalog is known: no map is missing of which this node has not heard yet. */
+  readonly knowsCatalog: () => boolean;
   /** Without any peer for longer than this, a node that has others to look for is not ready; 0: it stays so. */
   readonly lonelyAfterMs: number;
 }
@@ -88,6 +90,7 @@ export class Membership {
   /** Maps that are yet to be reconciled with somebody after a time without any peer. */
   readonly #outdated = new Set<AgentMap>();
   readonly #isFirst: boolean;
+  readonly #knowsCatalog: () => boolean;
   readonly #lonelyAfterMs: number;
   #lonelyTimer: Timer | null = null;
   #isStarted = false;
@@ -108,6 +111,7 @@ export class Membership {
     this.#log = log;
     this.#hooks = hooks;
     this.#isFirst = options.isFirst;
+    this.#knowsCatalog = options.knowsCatalog;
     this.#lonelyAfterMs = options.lonelyAfterMs;
   }
 
@@ -156,7 +160,9 @@ export class Membership {
 
   /** All maps that are not refused are live, and not out of date for want of peers. */
   get ready(): boolean {
-    return this.#outdated.size === 0 && this.#maps.every((map) => map.state !== 'joining');
+    return (
+      this.#knowsCatalog() && this.#outdated.size === 0 && this.#maps.every((map) => map.state !== 'joining')
+    );
   }
 
   /** What keeps the node from being ready although it has joined; null if nothing does. */
@@ -167,7 +173,7 @@ export class Membership {
   }
 
   /** Takes in a peer's hello. @throws MapmeshError ERR_WIRE if it is none. */
-  hello(peerId: string, app: unknown): void {
+  hello(peerId: string, app: unknown): AgentHello {
     const hello = parseAgentHello(app);
     if (hello === undefined)
       throw new MapmeshError('ERR_WIRE', 'Cannot read hello: it has not the shape of one');
@@ -188,6 +194,7 @@ export class Membership {
     }
     if (peer.isUp) this.#reconcileWith(peerId, (map) => this.#isLiveAt(map, peerId) && !liveBefore.has(map));
     this.#checkJoined();
+    return hello;
   }
 
   /** A member that we are not linked to says this, relayed by others. */

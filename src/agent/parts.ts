@@ -1,10 +1,13 @@
 /** What an agent is made of, as its parts see each other. */
+
+import type { Catalog } from '../catalog/catalog.js';
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Timers } from '../core/timers.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
+import type { CatalogFollower } from './catalog-follower.js';
 import type { Journal } from './journal.js';
 import type { Members } from './members.js';
 import type { Membership } from './membership.js';
@@ -35,4 +38,7 @@ export interface AgentParts {
   readonly readiness: Readiness;
   readonly rebinder: Rebinder;
   readonly resizer: Resizer;
+  readonly catalog: Catalog;
+  /** Null: this agent has the maps that it was given, whatever the catalog says. */
+  readonly follower: CatalogFollower | null;
 }

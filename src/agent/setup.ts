@@ -6,12 +6,12 @@ import type { CapturePort } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
 import { openCapture } from '../kernel/capture.js';
-import { openMap, parseSelector, pinIdentity } from '../kernel/map-selector.js';
-import { ResizePin } from '../kernel/resize-pin.js';
+import { openMap } from '../kernel/map-selector.js';
 import { decodeIdentity, generateIdentity } from '../mesh/identity.js';
 import { parseSecret } from '../mesh/secret.js';
 import { type DataDir, openDataDir } from '../persist/data-dir.js';
 import type { Cleanup } from './cleanup.js';
+import { pinOf } from './map-source.js';
 import type { PinPort } from './rebinder.js';
 
 /** @throws MapmeshError ERR_SECRET */
@@ -58,31 +58,19 @@ export function openCaptureFor(
   log: Log,
 ): CapturePort {
   const hasKernelMaps = [...ports.values()].some((port) => port.info.kernelId !== null);
-  if (!hasKernelMaps) return openCapture('sweep');
+  if (!hasKernelMaps && settings.pinRoot === null) return openCapture('sweep');
   const capture = openCapture(settings.capture, { ringBytes: settings.ringBytes });
   for (const reason of capture.tierReasons)
     log.info({ tier: capture.tier, reason }, 'a better capture tier cannot be used');
   return capture;
 }
 
-/** The pin at a path. */
-export function pinAt(path: string): PinPort {
-  return {
-    path,
-    identity: () => pinIdentity(path),
-    open: () => openMap({ how: 'pin', path }),
-    resize: new ResizePin(path),
-  };
-}
-
 /** What the pins of the maps that are bound by one point to, by the map's name. */
 export function pinsOf(settings: AgentSettings): Map<string, PinPort> {
   const pins = new Map<string, PinPort>();
   for (const { name, selector } of settings.maps) {
-    const parsed = parseSelector(selector);
-    if (parsed.how !== 'pin') continue;
-    const { path } = parsed;
-    pins.set(name, pinAt(path));
+    const pin = pinOf(selector);
+    if (pin !== null) pins.set(name, pin);
   }
   return pins;
 }

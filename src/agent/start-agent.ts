@@ -19,6 +19,7 @@ import type { DataDir } from '../persist/data-dir.js';
 import { openRegisterLog, type RegisterLogOptions } from '../persist/register-log.js';
 import { type AgentComponents, type ComposedAgent, composeAgent } from './agent.js';
 import { Cleanup } from './cleanup.js';
+import { createMapSource } from './map-source.js';
 import { openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { createClock } from './system-clock.js';
 import { systemTimers } from './system-timers.js';
@@ -85,6 +86,7 @@ async function start(
     dataDir: dataDir === null ? null : storeIn(dataDir),
     bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
     pins: pinsOf(settings),
+    source: createMapSource(settings),
     createMesh: (handlers) =>
       createMesh(handlers, { cluster, listen, bootstrap, allow, secret, identity }, { log }),
     serve: async (control: AgentControl) => {

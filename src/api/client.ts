@@ -9,6 +9,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { MapmeshError } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
+import type { CatalogReport, NewMap } from './catalog-control.js';
 import type { MapReport, ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
 import { errorFromBody } from './http-error.js';
 import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
@@ -95,6 +96,26 @@ export class ApiClient {
   release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {
     const query = refill ? '?refill=true' : '';
     return this.#json('POST', `${mapPath(name)}/release${query}`, undefined, LONG_TIMEOUT_MS);
+  }
+
+  catalog(): Promise<CatalogReport> {
+    return this.#json('GET', '/v1/catalog');
+  }
+
+  addMap(name: string, map: NewMap): Promise<{ name: string; problem: string | null }> {
+    return this.#json('POST', catalogPath(name), map);
+  }
+
+  setPolicy(name: string, policy: readonly string[]): Promise<CatalogReport> {
+    return this.#json('PATCH', catalogPath(name), { policy });
+  }
+
+  removeMap(name: string, { unpins }: { unpins: boolean }): Promise<CatalogReport> {
+    return this.#json('DELETE', `${catalogPath(name)}${unpins ? '?unpin=true' : ''}`);
+  }
+
+  setEditors(editors: readonly string[]): Promise<CatalogReport> {
+    return this.#json('PUT', '/v1/catalog/editors', { editors });
   }
 
   /**
@@ -207,6 +228,10 @@ const REASONS: Record<string, string> = {
 
 function mapPath(name: string): string {
   return `/v1/maps/${encodeURIComponent(name)}`;
+}
+
+function catalogPath(name: string): string {
+  return `/v1/catalog/maps/${encodeURIComponent(name)}`;
 }
 
 function entryPath(name: string, key: string): string {

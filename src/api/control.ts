@@ -8,10 +8,12 @@
  * `MapmeshError`; the server turns its code into an HTTP status (api/http-error.ts). An unknown map name is
  * ERR_NO_SUCH_MAP, a key or value of the wrong length ERR_KEY_SIZE, both thrown before anything is changed.
  */
+
 import type { CaptureTier } from '../core/capture-port.js';
 import type { EntryLayout } from '../core/layout.js';
 import type { MapPolicy } from '../core/map-policy.js';
 import type { MapKind } from '../core/map-port.js';
+import type { CatalogControl } from './catalog-control.js';
 
 /** A peer that is connected now. */
 export interface PeerReport {
@@ -198,6 +200,9 @@ export const DUMP_CHUNK_ENTRIES = 512;
 export const DIFF_KEYS_MAX = 1000;
 
 export interface AgentControl {
+  /** The catalog. Absent: 501. */
+  readonly catalog?: CatalogControl;
+
   status(): StatusReport;
 
   /** @returns the register of a key, a tombstone included; undefined when there is none. */

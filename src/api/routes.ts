@@ -15,6 +15,7 @@
  * POST   /v1/sweep   /v1/maps/NAME/sweep
  * POST   /v1/maps/NAME/release[?refill=true]         spreads held deletes, or puts the entries back
  * GET    /v1/maps/NAME/diff
+ * ...    /v1/catalog...                  see catalog-routes.ts
  * ```
  * KEY is hex. A failure is `{"error": {"code", "message", "hint"}}`.
  */
@@ -23,6 +24,8 @@ import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { compareBytes, fromHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
+import type { CatalogControl } from './catalog-control.js';
+import { addCatalogRoutes } from './catalog-routes.js';
 import type { AgentControl, StatusReport } from './control.js';
 import { dumpStream } from './dump-stream.js';
 import { errorBody, HttpError } from './http-error.js';
@@ -54,6 +57,7 @@ export function addRoutes(app: FastifyInstance, components: RouteComponents): vo
   addEntryRoutes(app, components.control);
   addStreamRoutes(app, components);
   addMaintenanceRoutes(app, components.control);
+  addCatalogRoutes(app, () => catalogOf(components.control), checked);
 }
 
 function addNodeRoutes(app: FastifyInstance, control: AgentControl): void {
@@ -160,6 +164,11 @@ function addMaintenanceRoutes(app: FastifyInstance, control: AgentControl): void
 }
 
 const RELEASE_QUERY = z.strictObject({ refill: z.enum(['true', 'false']).default('false') });
+
+function catalogOf({ catalog }: AgentControl): CatalogControl {
+  if (catalog !== undefined) return catalog;
+  throw new HttpError(501, 'ERR_API', 'Cannot use the catalog: this agent has none', '');
+}
 
 const RESIZE_QUERY = z.strictObject({
   maxEntries: z.coerce

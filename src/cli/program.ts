@@ -4,6 +4,7 @@ import { VERSION } from '../agent/version.js';
 import { addAgentCommands } from './commands/agent.js';
 import { addEntryCommands } from './commands/entries.js';
 import { addMaintenanceCommands } from './commands/maintenance.js';
+import { addMapCommands } from './commands/map.js';
 import { addStatusCommands } from './commands/status.js';
 import { addWatchCommand } from './commands/watch.js';
 
@@ -21,5 +22,6 @@ export function createProgram(): Command {
   addEntryCommands(program);
   addWatchCommand(program);
   addMaintenanceCommands(program);
+  addMapCommands(program);
   return program;
 }

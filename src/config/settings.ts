@@ -40,6 +40,8 @@ export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' |
 export interface AgentSettings extends PolicySettings {
   /** In the order given; names are unique. May be empty: a node that only helps others to find each other. */
   readonly maps: readonly MapBinding[];
+  /** Folder of a bpffs for the maps of the catalog; null: only `maps` are replicated. */
+  readonly pinRoot: string | null;
   /** Multiaddrs, with or without /p2p/PEERID. Empty: the first node of its mesh. */
   readonly bootstrap: readonly string[];
   readonly listen: readonly string[];
@@ -111,6 +113,7 @@ export interface SettingsSource {
 /** Says of every setting what it should look like: completes "expected ...". */
 const EXPECTED: Record<string, string> = {
   map: 'NAME=SELECTOR, for example blocklist=/sys/fs/bpf/blocklist',
+  'pin-root': 'the path of a folder of a bpffs, for example /sys/fs/bpf/mapmesh',
   bootstrap: 'a multiaddr, for example /ip4/10.0.0.1/tcp/7600',
   listen: `a multiaddr, for example ${DEFAULTS.listen}`,
   cluster: 'a name of at most 64 characters A-Z a-z 0-9 . _ -, starting with a letter or a digit',
@@ -197,6 +200,7 @@ export function configError(problems: readonly Problem[]): MapmeshError {
 function withDefaults(given: Partial<AgentSettings>): AgentSettings {
   return {
     maps: [],
+    pinRoot: null,
     bootstrap: [],
     listen: [DEFAULTS.listen],
     cluster: DEFAULTS.cluster,
@@ -228,6 +232,7 @@ function toSettings(parsed: Parsed, baseDir: string): Partial<AgentSettings> {
   const path = (text: string | undefined) => (text === undefined ? undefined : resolve(baseDir, text));
   const settings = {
     maps: parsed.map,
+    pinRoot: path(parsed['pin-root']),
     bootstrap: parsed.bootstrap,
     listen: parsed.listen,
     cluster: parsed.cluster,
@@ -259,6 +264,7 @@ function settingsSchema(checks: SettingsChecks) {
   const interval = wholeNumber(LIMITS.intervalMsMin, LIMITS.intervalMsMax);
   return z.strictObject({
     map: z.preprocess(mapList, z.array(mapBinding(checks)).max(LIMITS.listMax)).optional(),
+    'pin-root': text.optional(),
     bootstrap: multiaddrs('bootstrap').optional(),
     listen: multiaddrs('listen').optional(),
     cluster: z.string().regex(CLUSTER_NAME).optional(),

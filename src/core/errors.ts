@@ -28,6 +28,7 @@ export const ERROR_CODES = {
   ERR_DATA_DIR: 'the data directory cannot be used',
   ERR_WIRE: 'bytes from a peer do not decode; never fatal, counted against the sender',
   ERR_SIGNATURE: 'a batch whose signature does not match its origin',
+  ERR_EDITOR: 'a change of the catalog by a node that is not on its list of editors',
   ERR_PEER: 'a peer is gone, or a stream to it broke',
   ERR_RESIZE: 'the map cannot be resized, or not now',
   ERR_LIMIT: 'a named limit would be exceeded',

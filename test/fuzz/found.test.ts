@@ -156,6 +156,7 @@ describe('hellos', () => {
       wallMs: node.clock.wallUs() / 1000,
       ready: true,
       maps: [],
+      catalog: '0123456789abcdef',
       away: Array.from({ length: away }, () => ({ peerId: peerId(), awayMs: 1000 })),
     });
     for (let i = 0; i < 3 * (MEMBERS_MAX / AWAY_MAX); i++) members.hear(peerId(), hello(AWAY_MAX));
@@ -172,7 +173,7 @@ describe('hellos', () => {
   });
 
   it('tell a time that is a number', () => {
-    const hello = { away: [], ready: true, maps: [] };
+    const hello = { away: [], ready: true, maps: [], catalog: '0123456789abcdef' };
     assert.ok(parseAgentHello({ ...hello, wallMs: 1.7e12 }));
     assert.equal(parseAgentHello({ ...hello, wallMs: 1e308 }), undefined);
   });

@@ -292,6 +292,7 @@ export class SimHost {
             },
       bootId: () => `${this.name}/${this.#boots}`,
       pins: new Map(),
+      source: null,
       createMesh: (handlers) => {
         const peerId = peerIdOfPublicKey(identity);
         life.mesh = new SimMesh(this.#network, process, handlers, { peerId, publicKey: identity });

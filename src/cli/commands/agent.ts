@@ -27,6 +27,10 @@ function addAgent(program: Command): void {
       '--map <NAME=SELECTOR...>',
       'bpffs path, id:N, name:NAME or memory:KEYBYTES:VALUEBYTES:MAXENTRIES',
     )
+    .option(
+      '--pin-root <DIR>',
+      'bpffs folder: make, pin and replicate there what the catalog has (mapmesh map)',
+    )
     .option('--bootstrap <MULTIADDR...>', 'nodes to connect to; none: the first of its mesh')
     .option('--listen <MULTIADDR...>', `addresses to listen on (default: ${DEFAULTS.listen})`)
     .option('--cluster <NAME>', `nodes of other clusters never mix (default: ${DEFAULTS.cluster})`)

@@ -162,6 +162,7 @@ const hello: Target = {
         awayMs: random.between(0, 80_000_000),
       })),
       ready: true,
+      catalog: '0123456789abcdef',
       maps: [
         {
           name: 'test',

@@ -1,0 +1,163 @@
+/** The catalog on real kernel maps and over real TCP: a map is declared once, and every node has it. */
+import assert from 'node:assert/strict';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+import type { CatalogReport } from '../../src/api/catalog-control.js';
+import { mapmesh, TestAgent } from '../support/agents.js';
+import { dumpPin, kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
+import { until } from '../support/until.js';
+
+const skip = kernelMapsImpossible() ?? false;
+const KEY = '0a000001';
+const VALUE = '0100000000000000';
+const HASH = ['--type', 'hash', '--key', '4', '--value', '8', '--max-entries', '1000'];
+
+function catalogOf(agent: TestAgent): Promise<CatalogReport> {
+  return fetch(`http://${agent.api}/v1/catalog`).then(
+    (response) => response.json() as Promise<CatalogReport>,
+  );
+}
+
+/** Runs `mapmesh map ...` against an agent. */
+function map(agent: TestAgent, ...args: string[]): string {
+  const { code, stdout, stderr } = mapmesh('map', ...args, '--api', agent.api);
+  assert.equal(code, 0, stderr);
+  return stdout;
+}
+
+const isLive = async (agent: TestAgent, name: string): Promise<boolean> =>
+  (await agent.status()).maps.some((each) => each.name === name && each.state === 'live');
+
+class Nodes {
+  readonly maps = new TestMaps();
+  readonly directory = mkdtempSync(join(tmpdir(), 'mapmesh-catalog-'));
+  readonly agents: TestAgent[] = [];
+
+  root(i: number): string {
+    const path = join(this.maps.directory, `n${i}`);
+    mkdirSync(path, { recursive: true });
+    return path;
+  }
+
+  pin(i: number, name: string): string {
+    return join(this.root(i), name);
+  }
+
+  async start(i: number, bootstrap: readonly string[], extra: readonly string[] = []): Promise<TestAgent> {
+    const agent = await TestAgent.start({
+      maps: {},
+      bootstrap,
+      extra: ['--pin-root', this.root(i), '--data-dir', join(this.directory, `n${i}`), ...extra],
+    });
+    this.agents[i] = agent;
+    return agent.ready(60_000);
+  }
+
+  /** The first, and others that know its address. */
+  async startAll(count: number): Promise<TestAgent[]> {
+    const first = await this.start(0, []);
+    for (let i = 1; i < count; i++) await this.start(i, [first.multiaddr]);
+    return this.agents;
+  }
+
+  async end(): Promise<void> {
+    await Promise.all(this.agents.map((agent) => agent.end()));
+    this.maps.remove();
+    rmSync(this.directory, { recursive: true });
+  }
+}
+
+describe('agents with nothing but --bootstrap and --pin-root', { skip, concurrency: false }, () => {
+  const nodes = new Nodes();
+  const { agents } = nodes;
+  after(() => nodes.end());
+
+  it('a map that is added on one is pinned and replicated on all, at once', async () => {
+    await nodes.startAll(3);
+    const response = await fetch(`http://${agents[1]!.api}/v1/catalog/maps/blocklist`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ kind: 'hash', keyBytes: 4, valueBytes: 8, maxEntries: 1000 }),
+    });
+    assert.equal(response.status, 200, await response.text());
+    const startMs = performance.now();
+    await until('the map to be live everywhere', async () => {
+      return (await Promise.all(agents.map((agent) => isLive(agent, 'blocklist')))).every(Boolean);
+    });
+    process.stdout.write(
+      `figure: a map is live on 3 nodes ${Math.round(performance.now() - startMs)} ms after it was added\n`,
+    );
+    assert.equal(mapmesh('put', 'blocklist', KEY, VALUE, '--api', agents[2]!.api).code, 0);
+    await until('the entry to be in all kernel maps', () =>
+      agents.every((_, i) => dumpPin(nodes.pin(i, 'blocklist')).get(KEY) === VALUE),
+    );
+  });
+
+  it('one that joins later has it too before it is ready', async () => {
+    await nodes.start(3, [agents[0]!.multiaddr]);
+    assert.equal(await isLive(agents[3]!, 'blocklist'), true);
+    assert.equal(dumpPin(nodes.pin(3, 'blocklist')).get(KEY), VALUE);
+  });
+
+  it('a policy that is set on one is that of all; ls and show say what there is', async () => {
+    map(agents[0]!, 'set', 'blocklist', 'sweep-interval-ms=1234', 'evicted=restore');
+    for (const agent of agents) {
+      await until('the policy to be known', () =>
+        map(agent, 'show', 'blocklist').includes('policy sweep-interval-ms=1234'),
+      );
+    }
+    assert.match(map(agents[2]!, 'ls'), /blocklist +hash +4 +8 +1000 +live/);
+  });
+
+  it('all nodes restarted at once have what they had', async () => {
+    await Promise.all(agents.map((agent) => agent.end('SIGKILL')));
+    await nodes.startAll(4);
+    for (const [i, agent] of agents.entries()) {
+      assert.equal(await isLive(agent, 'blocklist'), true);
+      assert.match(map(agent, 'show', 'blocklist'), /sweep-interval-ms=1234/);
+      assert.equal(dumpPin(nodes.pin(i, 'blocklist')).get(KEY), VALUE);
+    }
+  });
+
+  it('a map that is removed is replicated no longer, its pins stay; added again it is another one', async () => {
+    map(agents[0]!, 'rm', 'blocklist');
+    for (const agent of agents)
+      await until('the map to be let go', async () => (await agent.status()).maps.length === 0);
+    assert.equal(dumpPin(nodes.pin(1, 'blocklist')).get(KEY), VALUE);
+    map(agents[2]!, 'add', 'blocklist', ...HASH);
+    for (const agent of agents) await until('the map to be back', () => isLive(agent, 'blocklist'));
+    assert.equal((await catalogOf(agents[3]!)).maps[0]!.generation, 2);
+    map(agents[2]!, 'rm', 'blocklist', '--unpin');
+    await until('the pins to be gone', () => agents.every((_, i) => !existsSync(nodes.pin(i, 'blocklist'))));
+  });
+
+  it('a map of another shape at the pin is refused alone, and every difference is named (I12)', async () => {
+    nodes.maps.create('n1/flows', { kind: 'array', keyBytes: 4, valueBytes: 16, maxEntries: 10 });
+    map(agents[0]!, 'add', 'flows', ...HASH);
+    map(agents[0]!, 'add', 'other', ...HASH);
+    for (const agent of agents) await until('the other map to be live', () => isLive(agent, 'other'));
+    await until('the map to be live elsewhere', () => isLive(agents[2]!, 'flows'));
+    await until('the problem to be said', async () => (await agents[1]!.status()).problems.length > 0);
+    assert.match(
+      (await agents[1]!.status()).problems.join(),
+      /kind is array here and hash in the catalog; value is 16 B here and 8 B in the catalog/,
+    );
+    assert.equal(await isLive(agents[1]!, 'flows'), false);
+  });
+
+  it('who is not on the list of editors may not change it, and the list is the same everywhere', async () => {
+    const peerId = (await agents[0]!.status()).peerId;
+    map(agents[0]!, 'editors', peerId);
+    for (const agent of agents)
+      await until('the list to be known', async () => (await catalogOf(agent)).editors.join() === peerId);
+    const { code, stderr } = mapmesh('map', 'add', 'sly', ...HASH, '--api', agents[1]!.api);
+    assert.equal(code, 1);
+    assert.match(stderr, /not on its list of editors/);
+    map(agents[0]!, 'add', 'fine', ...HASH);
+    for (const agent of agents) await until('the map to be live', () => isLive(agent, 'fine'));
+    const digests = await Promise.all(agents.map(async (agent) => (await catalogOf(agent)).digest));
+    assert.equal(new Set(digests).size, 1);
+  });
+});
