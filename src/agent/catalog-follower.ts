@@ -104,8 +104,8 @@ export class CatalogFollower {
       await stopMap(map);
       return;
     }
-    if (wanted === undefined && (gone === undefined || gone.generation < map.generation)) {
-      this.#enter(map);
+    if (wanted === undefined && map.generation > (gone?.generation ?? 0)) {
+      if (map.generation === (gone?.generation ?? 0) + 1) this.#enter(map);
       return;
     }
     await stopMap(map);

@@ -19,7 +19,7 @@ import type { DataDir } from '../persist/data-dir.js';
 import { openRegisterLog, type RegisterLogOptions } from '../persist/register-log.js';
 import { type AgentComponents, type ComposedAgent, composeAgent } from './agent.js';
 import { Cleanup } from './cleanup.js';
-import { createMapSource } from './map-source.js';
+import { createMapSource, type MapSource } from './map-source.js';
 import { openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { createClock } from './system-clock.js';
 import { systemTimers } from './system-timers.js';
@@ -39,6 +39,8 @@ export interface RunningAgent {
 /** What tests replace. */
 export interface AgentOverrides {
   readonly clock?: Clock;
+  /** Null: maps come and go as the test says, not as the catalog does. */
+  readonly source?: MapSource | null;
 }
 
 /**
@@ -86,7 +88,7 @@ async function start(
     dataDir: dataDir === null ? null : storeIn(dataDir),
     bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
     pins: pinsOf(settings),
-    source: createMapSource(settings),
+    source: overrides.source === undefined ? createMapSource(settings) : overrides.source,
     createMesh: (handlers) =>
       createMesh(handlers, { cluster, listen, bootstrap, allow, secret, identity }, { log }),
     serve: async (control: AgentControl) => {

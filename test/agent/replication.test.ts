@@ -27,7 +27,7 @@ describe('maps that come and go', { concurrency: false }, () => {
     rmSync(directory, { recursive: true });
   });
   const start = async (flags: Record<string, unknown> = {}): Promise<RunningAgent> => {
-    const agent = await startAgent(settingsOf(flags), SILENT_LOG);
+    const agent = await startAgent(settingsOf(flags), SILENT_LOG, { source: null });
     agents.push(agent);
     return agent;
   };

@@ -54,6 +54,7 @@ describe('settings', () => {
   it('have defaults', () => {
     assert.deepEqual(fromFlags({}), {
       maps: [],
+      pinRoot: null,
       bootstrap: [],
       listen: ['/ip4/0.0.0.0/tcp/7600'],
       cluster: 'default',
@@ -228,6 +229,7 @@ describe('problems', () => {
   it('of each kind are found', () => {
     const table: Record<string, unknown[]> = {
       map: ['a', '=id:1', 'a=', 'A=id:1', `${'a'.repeat(65)}=id:1`, '-a=id:1', 'a=path', 7, null],
+      'pin-root': ['', null, 7],
       bootstrap: ['', 'x', 7, null],
       listen: ['x'],
       cluster: ['', 'a b', '-', 'x'.repeat(65), 7],
