@@ -31,6 +31,10 @@ export class AgentMap {
   journal: Journal | null = null;
   /** The log says that this agent has replicated the map before, if perhaps in another kernel map. */
   remembers = false;
+  /** The map is a standby by its policy, but was committed on this node. */
+  isCommitted = false;
+  /** Told when the policy has changed. */
+  onPolicy: (() => void) | null = null;
   /** Winners wait: the kernel map is yet to be compared with what the log says it had. */
   holdsApplies = false;
   state: AgentMapState = 'joining';
@@ -83,7 +87,7 @@ export class AgentMap {
 
   /** Whether a kernel map has not been compared with the replica yet since it was bound. */
   get isFilling(): boolean {
-    return this.bindings.some(({ nextSweep }) => nextSweep === 'initial');
+    return this.bindings.some(({ nextSweep }) => nextSweep === 'initial' || nextSweep === 'forgetful');
   }
 
   get lost(): number {
@@ -126,6 +130,13 @@ export class AgentMap {
   /** From now on the map is treated so. */
   setPolicy(policy: MapPolicy): void {
     this.core.setPolicy(policy);
+    this.onPolicy?.();
+  }
+
+  /** A standby no longer, if it is one by its policy. */
+  becomeCommitted(): void {
+    this.isCommitted = this.policy.mode === 'standby';
+    this.core.isStandby = false;
   }
 
   refuse(reason: string): void {

@@ -37,6 +37,7 @@ import { type PinPort, Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
 import { Replication, type StartOptions } from './replication.js';
 import { Resizer } from './resizer.js';
+import { Standby } from './standby.js';
 import { Sweeps } from './sweeps.js';
 import { VERSION } from './version.js';
 
@@ -119,7 +120,7 @@ export async function composeAgent(
   if (journal !== null) cleanup.push(() => journal.close());
   for (const map of firstMaps) {
     map.holdsApplies = map.hasHistory;
-    for (const binding of map.bindings) binding.nextSweep = binding.hasHistory ? 'restart' : 'initial';
+    for (const binding of map.bindings) if (binding.hasHistory) binding.nextSweep = 'restart';
   }
   const clockGuard = new ClockGuard(
     {
@@ -172,6 +173,7 @@ export async function composeAgent(
   const pump = new Pump(maps, capture, mesh, timers, log, fail);
   const sweeps = new Sweeps(maps, { pump, capture, clock, timers, log, random: () => random.next() });
   const expiries = new Expiries(maps, { pump, clock, timers, random: () => random.next() }, fail);
+  const standby = new Standby({ pump, sweeps, timers, log }, fail);
   const reconciler = new Reconciler(
     { maps, mesh, origins, clock, timers, log },
     {
@@ -286,6 +288,7 @@ export async function composeAgent(
     resizer,
     catalog,
     follower: null,
+    standby,
   };
   const replication = new Replication(maps, {
     ...parts,

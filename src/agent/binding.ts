@@ -12,8 +12,8 @@ export class Binding {
   /** The log says what this agent had left in this very kernel map when it last ran. */
   hasHistory = false;
   /**
-   * What the next sweep has to be. `initial` until one has been through: the kernel map is not filled yet, so what it
-   * lacks was not deleted.
+   * What the next sweep has to be. `initial`, or `forgetful` after a time as a standby, until one has been through: the
+   * kernel map is not filled yet, so what it lacks was not deleted.
    */
   nextSweep: SweepMode = 'initial';
   /** Losses that a sweep has already been started for. */

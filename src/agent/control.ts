@@ -3,6 +3,7 @@ import type { CatalogControl } from '../api/catalog-control.js';
 import {
   type AgentControl,
   type ChangeReport,
+  type CommitReport,
   type DiffReport,
   DUMP_CHUNK_ENTRIES,
   type MapReport,
@@ -144,7 +145,7 @@ export class Control implements AgentControl {
     const maps = name === undefined ? this.#parts.maps : [this.#map(name)];
     const reports: SweepReport[] = [];
     for (const map of maps) {
-      if (map.state !== 'live') continue;
+      if (map.state !== 'live' || map.core.isStandby) continue;
       const found = await this.#parts.sweeps.sweep(map);
       reports.push({ name: map.name, ...found, ...map.lastSweep! });
     }
@@ -200,8 +201,29 @@ export class Control implements AgentControl {
 
   async resize(name: string, { maxEntries }: { readonly maxEntries: number }): Promise<MapReport> {
     const map = this.#writableMap(name);
+    if (map.core.isStandby) {
+      throw new MapmeshError('ERR_USAGE', `Cannot resize map "${name}": it is on standby here`, {
+        hint: `Commit it first: "mapmesh commit ${name}".`,
+      });
+    }
     await this.#parts.resizer.resize(map, maxEntries);
     return this.#mapReport(map);
+  }
+
+  async commit(name: string, { back }: { readonly back: boolean }): Promise<CommitReport> {
+    const map = this.#writableMap(name);
+    const { standby } = this.#parts;
+    const { entries } = map.core.replica;
+    if (!back) {
+      const { wasStandby, ...done } = await standby.commit(map);
+      return { name, hasChanged: wasStandby, entries, ...done };
+    }
+    if (map.policy.mode !== 'standby') {
+      throw new MapmeshError('ERR_USAGE', `Cannot put map "${name}" on standby: its policy is mode=live`, {
+        hint: 'Give it the policy mode=standby first.',
+      });
+    }
+    return { name, hasChanged: await standby.retreat(map), entries, removed: 0, durationMs: 0 };
   }
 
   /** Whatever is newer: the time, or the greatest stamp issued. */
@@ -222,7 +244,11 @@ export class Control implements AgentControl {
     const isLogged = map.journal !== null || links.length > 1;
     if (isLogged) await this.#parts.pump.flushed();
     else this.#parts.pump.scheduleFlush();
-    while (mirror.has(entry, MirrorFlag.APPLY)) map.core.applyStep();
+    while (map.core.isApplying && mirror.has(entry, MirrorFlag.APPLY)) map.core.applyStep();
+    if (map.core.isStandby) {
+      const problem = `the map is on standby here: its kernel map gets the entry with "mapmesh commit ${map.name}"`;
+      return { stamp: formatStamp(hi, lo), applied: false, problem };
+    }
     const applied = !mirror.has(entry, MirrorFlag.PENDING);
     const problem = applied ? null : describeErrno(applier.lastErrno);
     return { stamp: formatStamp(hi, lo), applied, problem };
@@ -251,7 +277,7 @@ export class Control implements AgentControl {
       expired: counters.expired,
       lastSweep: map.lastSweep,
       resizing: resizingOf(this.#parts.resizer.progress(map)),
-      state: map.state,
+      state: map.state === 'live' && map.core.isStandby ? 'standby' : map.state,
       policy: map.policy,
       problems: problemsOf(map, this.#parts.resizer.problem(map)),
       sees: coverageOf(info.kind, map.tier, map.isMemory),

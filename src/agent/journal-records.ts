@@ -4,7 +4,8 @@
  * ```
  * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
  * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
- * 3 KERNEL   16 B map id, text: which kernel maps the registers are mirrored in (boot id and map id of each)
+ * 3 KERNEL   16 B map id, words: which kernel maps the registers are mirrored in (boot id and map id of each), and `committed`
+ *            if it was a standby; or `standby`, if in none, or `committing`, until they are filled (agent/standby.ts)
  * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
  * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
  * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
@@ -37,6 +38,9 @@ export const RecordType = {
   STAMPS: 10,
 } as const;
 
+/** What KERNEL says instead of, and after, the names of kernel maps. */
+export const KernelWord = { STANDBY: 'standby', COMMITTING: 'committing', COMMITTED: 'committed' } as const;
+
 /** Keys in one HELD record: far under the longest record, also with the longest keys. */
 export const HELD_KEYS_MAX = 256;
 
@@ -67,7 +71,11 @@ export function* heldRecords(
 /** The kernel maps that the map is bound to, as a payload of KERNEL; null for a `memory:` map. */
 export function kernelRecord(map: AgentMap, bootId: string): Uint8Array | null {
   const names = map.bindings.map((binding) => nameOf(binding, bootId)).filter((name) => name !== null);
-  return names.length === 0 ? null : Buffer.concat([map.core.replica.mapId, Buffer.from(names.join(' '))]);
+  if (names.length === 0) return null;
+  if (map.isCommitted) names.push(KernelWord.COMMITTED);
+  const isCommitting = map.bindings.some(({ nextSweep }) => nextSweep === 'forgetful');
+  const words = map.core.isStandby ? [KernelWord.STANDBY] : isCommitting ? [KernelWord.COMMITTING] : names;
+  return Buffer.concat([map.core.replica.mapId, Buffer.from(words.join(' '))]);
 }
 
 /** Names the kernel map for as long as it exists; null for a `memory:` map, which never outlives the agent. */

@@ -20,6 +20,7 @@ import type { AgentMap } from './agent-map.js';
 import {
   HELD_KEYS_MAX,
   heldRecords,
+  KernelWord,
   kernelRecord,
   nameOf,
   numberRecord,
@@ -62,6 +63,8 @@ export class Journal {
   /** Records appended, and those of them that are written. */
   #appended = 0;
   #written = 0;
+  /** What the log says last of where the registers are. */
+  readonly #kernelMaps = new Map<AgentMap, string>();
   /** Entries held back since the last tick. */
   readonly #newlyHeld = new Map<AgentMap, Map<Mirror, number[]>>();
   readonly #reservation: Reservation;
@@ -117,9 +120,13 @@ export class Journal {
     for (const map of agentMaps) {
       const { replica } = map.core;
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
+      const words = kernelMaps.get(map) ?? new Set();
+      if (words.has(KernelWord.COMMITTING) || words.has(KernelWord.COMMITTED)) map.becomeCommitted();
       for (const binding of map.bindings) {
         const now = nameOf(binding, bootId);
-        binding.hasHistory = now !== null && kernelMaps.get(map)?.has(now) === true;
+        binding.hasHistory = now !== null && words.has(now) && !map.core.isStandby;
+        if (words.has(KernelWord.STANDBY) || words.has(KernelWord.COMMITTING))
+          binding.nextSweep = 'forgetful';
       }
       map.remembers = kernelMaps.has(map);
       journal.#follow(map);
@@ -145,12 +152,13 @@ export class Journal {
     this.#maps.delete(toHex(map.core.replica.mapId));
     this.#inDoubt.delete(map);
     this.#newlyHeld.delete(map);
+    this.#kernelMaps.delete(map);
     map.journal = null;
     map.core.replica.onDrop = null;
     for (const { mirror } of map.core.links) mirror.onHold = null;
   }
 
-  /** The map is bound to other kernel maps than before. */
+  /** The map is bound to other kernel maps than before, or became a standby, or is one no longer. */
   rebound(map: AgentMap): void {
     this.#followLinks(map);
     this.#noteKernelMaps(map);
@@ -262,9 +270,13 @@ export class Journal {
     this.#newlyHeld.set(map, entriesOf);
   }
 
+  /** Has the log say which kernel maps the registers are in, if those are others than it says. */
   #noteKernelMaps(map: AgentMap): void {
     const payload = kernelRecord(map, this.#components.bootId());
-    if (payload !== null) this.#append(RecordType.KERNEL, payload);
+    const words = payload === null ? '' : Buffer.from(payload).toString('latin1');
+    if (payload === null || this.#kernelMaps.get(map) === words) return;
+    this.#kernelMaps.set(map, words);
+    this.#append(RecordType.KERNEL, payload);
   }
 
   #noteHeld(): void {
@@ -281,8 +293,9 @@ export class Journal {
     // A snapshot under way may hold batches that are newer than this record, which replays after it.
     if (this.#registers.isRewriting) return;
     for (const map of this.#inDoubt) {
-      if (map.holdsApplies || map.isFilling) continue;
+      if (map.holdsApplies || map.core.isStandby || map.isFilling) continue;
       if (map.core.replica.mirrors.some(isInDoubt)) continue;
+      this.#noteKernelMaps(map);
       this.#append(RecordType.APPLIED, map.core.replica.mapId);
       this.#inDoubt.delete(map);
     }

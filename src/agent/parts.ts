@@ -17,6 +17,7 @@ import type { Readiness } from './readiness.js';
 import type { Rebinder } from './rebinder.js';
 import type { Reconciler } from './reconciler.js';
 import type { Resizer } from './resizer.js';
+import type { Standby } from './standby.js';
 import type { Sweeps } from './sweeps.js';
 
 export interface AgentParts {
@@ -38,6 +39,7 @@ export interface AgentParts {
   readonly readiness: Readiness;
   readonly rebinder: Rebinder;
   readonly resizer: Resizer;
+  readonly standby: Standby;
   readonly catalog: Catalog;
   /** Null: this agent has the maps that it was given, whatever the catalog says. */
   readonly follower: CatalogFollower | null;

@@ -21,7 +21,16 @@ export interface StartOptions {
 export interface ReplicationComponents
   extends Pick<
     AgentParts,
-    'journal' | 'mesh' | 'pump' | 'sweeps' | 'reconciler' | 'members' | 'membership' | 'rebinder' | 'resizer'
+    | 'journal'
+    | 'mesh'
+    | 'pump'
+    | 'sweeps'
+    | 'standby'
+    | 'reconciler'
+    | 'members'
+    | 'membership'
+    | 'rebinder'
+    | 'resizer'
   > {
   readonly capture: CapturePort;
   /** Validates and takes in a message of the map's topic. */
@@ -41,10 +50,11 @@ export class Replication {
 
   /** A map that the agent has from its start: the journal knows it, and nothing moves before the parts are started. */
   admit(map: AgentMap, pin: PinPort | null): void {
-    const { members, pump, rebinder, resizer, mesh } = this.#components;
+    const { members, pump, standby, rebinder, resizer, mesh } = this.#components;
     this.#maps.push(map);
     members.add(map);
     pump.listen(map);
+    standby.follow(map);
     if (pin !== null) rebinder.add(map, pin);
     if (pin !== null && pin.resize !== null) resizer.add(map, pin.resize);
     mesh.subscribe(map.topic, (frame, from) => this.#components.receive(map, frame, from));

@@ -110,7 +110,7 @@ export class Sweeps {
     if (this.#busy) return;
     const nowMs = this.#components.timers.nowMs();
     for (const [map, plan] of this.#plans) {
-      if (map.state !== 'live' || !isDue(map, plan, nowMs)) continue;
+      if (map.state !== 'live' || map.core.isStandby || !isDue(map, plan, nowMs)) continue;
       this.#busy = true;
       this.sweep(map)
         .catch((error: Error) => {
@@ -142,7 +142,7 @@ export class Sweeps {
     try {
       for (const binding of [...map.bindings].reverse()) {
         const mode = modeOf(binding);
-        if (!map.isReplicated || !map.bindings.includes(binding) || mode === null) continue;
+        if (!mayBeSwept(map) || !map.bindings.includes(binding) || mode === null) continue;
         const swept = await this.#sweepOne(map, binding, mode);
         if (swept === null) return emptyResult();
         addUp(sum, swept.result, binding === map.binding);
@@ -152,7 +152,7 @@ export class Sweeps {
       map.sweepProblem = error instanceof Error ? error.message : String(error);
       throw error;
     }
-    if (!map.isReplicated) return emptyResult(); // since it was asked for
+    if (!mayBeSwept(map)) return emptyResult(); // since it was asked for
     map.sweepProblem = '';
     map.lastSweep = {
       atMs: Math.floor(clock.wallUs() / 1000),
@@ -224,6 +224,11 @@ export class Sweeps {
       isWanted: false,
     });
   }
+}
+
+/** A standby's kernel map is left alone. */
+function mayBeSwept(map: AgentMap): boolean {
+  return map.isReplicated && !map.core.isStandby;
 }
 
 /** By the map's policy as it is now. */

@@ -10,7 +10,14 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { MapmeshError } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
 import type { CatalogReport, NewMap } from './catalog-control.js';
-import type { MapReport, ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
+import type {
+  CommitReport,
+  MapReport,
+  ReleaseReport,
+  StatusReport,
+  SweepReport,
+  WriteReport,
+} from './control.js';
 import { errorFromBody } from './http-error.js';
 import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
 
@@ -96,6 +103,11 @@ export class ApiClient {
   release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {
     const query = refill ? '?refill=true' : '';
     return this.#json('POST', `${mapPath(name)}/release${query}`, undefined, LONG_TIMEOUT_MS);
+  }
+
+  commit(name: string, { back }: { back: boolean }): Promise<CommitReport> {
+    const query = back ? '?back=true' : '';
+    return this.#json('POST', `${mapPath(name)}/commit${query}`, undefined, LONG_TIMEOUT_MS);
   }
 
   catalog(): Promise<CatalogReport> {

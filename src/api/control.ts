@@ -41,10 +41,10 @@ export interface SweepSummary {
 }
 
 /**
- * `live`: in step; `joining`: still taking the cluster's state; `refused`: not replicated, `problems` says why; `removed`:
- * about to be let go.
+ * `live`: in step; `standby`: caught up, but the kernel map is left alone until it is committed; `joining`: still taking the
+ * cluster's state; `refused`: not replicated, `problems` says why; `removed`: about to be let go.
  */
-export type MapState = 'live' | 'joining' | 'refused' | 'removed';
+export type MapState = 'live' | 'standby' | 'joining' | 'refused' | 'removed';
 
 /** One replicated map on this node. */
 export interface MapReport {
@@ -194,6 +194,18 @@ export interface ReleaseReport {
   readonly refilled: number;
 }
 
+/** What `commit` did; with `back`, the map is a standby again and the figures are 0. */
+export interface CommitReport {
+  readonly name: string;
+  /** False: it was so already. */
+  readonly hasChanged: boolean;
+  /** Live registers of the replica. */
+  readonly entries: number;
+  /** Entries removed from the kernel map that only it had. */
+  readonly removed: number;
+  readonly durationMs: number;
+}
+
 /** Most entries in one chunk of a dump: well under a millisecond to build and to print. */
 export const DUMP_CHUNK_ENTRIES = 512;
 /** Most keys that a diff lists per peer; `differences` counts on. */
@@ -251,4 +263,10 @@ export interface AgentControl {
    * the kernel map. What is there again by itself is neither. Absent: 501.
    */
   release?(name: string, options: { readonly refill: boolean }): Promise<ReleaseReport>;
+
+  /**
+   * Fills the kernel map of a standby and has it be live from now on; with `back`, has a committed one be a standby again.
+   * Absent: 501.
+   */
+  commit?(name: string, options: { readonly back: boolean }): Promise<CommitReport>;
 }

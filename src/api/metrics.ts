@@ -80,6 +80,12 @@ const MAP_FIGURES: readonly MapFigure[] = [
     help: '1 when the map is in step',
     read: (map) => Number(map.state === 'live'),
   },
+  {
+    name: 'standby',
+    kind: 'gauge',
+    help: '1 while the kernel map is left alone until it is committed',
+    read: (map) => Number(map.state === 'standby'),
+  },
 ];
 
 interface NodeFigure {

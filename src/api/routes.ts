@@ -14,6 +14,7 @@
  * GET    /v1/maps/NAME/watch[?key=KEY]   changes as they happen, a line of JSON each
  * POST   /v1/sweep   /v1/maps/NAME/sweep
  * POST   /v1/maps/NAME/release[?refill=true]         spreads held deletes, or puts the entries back
+ * POST   /v1/maps/NAME/commit[?back=true]            fills the kernel map of a standby; or has it be a standby again
  * GET    /v1/maps/NAME/diff
  * ...    /v1/catalog...                  see catalog-routes.ts
  * ```
@@ -158,12 +159,18 @@ function addMaintenanceRoutes(app: FastifyInstance, control: AgentControl): void
   app.post<MapParams>('/v1/maps/:name/resize', async ({ params, query }) => {
     return supported(control, 'resize')(params.name, checked(RESIZE_QUERY, query));
   });
+  app.post<MapParams>('/v1/maps/:name/commit', async ({ params, query }) => {
+    const back = checked(COMMIT_QUERY, query).back === 'true';
+    return supported(control, 'commit')(params.name, { back });
+  });
   app.get<MapParams>('/v1/maps/:name/diff', async ({ params }) => {
     return diffJson(await supported(control, 'diff')(params.name));
   });
 }
 
 const RELEASE_QUERY = z.strictObject({ refill: z.enum(['true', 'false']).default('false') });
+
+const COMMIT_QUERY = z.strictObject({ back: z.enum(['true', 'false']).default('false') });
 
 function catalogOf({ catalog }: AgentControl): CatalogControl {
   if (catalog !== undefined) return catalog;
@@ -178,7 +185,7 @@ const RESIZE_QUERY = z.strictObject({
     .max(2 ** 32 - 1),
 });
 
-function supported<N extends 'sweep' | 'diff' | 'release' | 'resize'>(
+function supported<N extends 'sweep' | 'diff' | 'release' | 'resize' | 'commit'>(
   control: AgentControl,
   name: N,
 ): NonNullable<AgentControl[N]> {

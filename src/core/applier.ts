@@ -7,7 +7,7 @@ import { copyRange } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
-import { isArrayKind, isLruKind, MAP_BATCH_ENTRIES, type MapPort } from './map-port.js';
+import { isArrayKind, isLruKind, MAP_BATCH_ENTRIES, type MapPort, type WriteWindow } from './map-port.js';
 import type { Mirror } from './mirror.js';
 import type { Replica } from './replica.js';
 import type { WriteWindows } from './write-windows.js';
@@ -123,14 +123,15 @@ export class Applier {
     const { table } = this.#replica;
     const { keyBytes } = this.#port.info;
     const names: string[] = [];
+    const countMax = stepEntries(this.#port);
     for (const [name, key] of removals) {
       // Written anew since: that register is what the kernel map is to have.
-      if (isArrayKind(this.#port.info.kind) || table.find(key, 0) >= 0) removals.delete(name);
+      if (table.find(key, 0) >= 0) removals.delete(name);
       else copyRange(key, 0, keyBytes, this.#keys, keyBytes * (names.push(name) - 1));
-      if (names.length === MAP_BATCH_ENTRIES) break;
+      if (names.length === countMax) break;
     }
     if (names.length === 0) return;
-    const tick = this.#windows.add(this.#port.delete(this.#keys, names.length, this.#errnos));
+    const tick = this.#windows.add(this.#clear(names.length));
     const isCaptured = this.#port.info.kernelId !== null;
     names.forEach((name, i) => {
       if (this.#errnos[i] !== 0) return;
@@ -138,6 +139,14 @@ export class Applier {
       if (isCaptured) this.#mirror.removed.set(name, tick);
     });
     if (this.#mirror.pending.size > 0) this.retrySoon();
+  }
+
+  /** Deletes the first keys of `#keys`. In an array, what is not there is zero. */
+  #clear(count: number): WriteWindow {
+    const { kind, valueBytes } = this.#port.info;
+    if (!isArrayKind(kind)) return this.#port.delete(this.#keys, count, this.#errnos);
+    this.#values.fill(0, 0, count * valueBytes);
+    return this.#port.update(this.#keys, this.#values, count, this.#errnos);
   }
 
   #delete(entries: readonly number[]): void {

@@ -12,12 +12,12 @@
  * - What vanishes from the map is not always a delete (I8): an eviction concerns this host only, and deletes past what
  *   the guard believes are held back.
  */
-import { compareBytes, toHex } from './bytes.js';
+import { compareBytes, isZero, toHex } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
 import { canonicalLpmKey } from './lpm-key.js';
-import { isLruKind, type MapPort } from './map-port.js';
+import { isArrayKind, isLruKind, type MapPort } from './map-port.js';
 import { type Mirror, MirrorFlag } from './mirror.js';
 import { ORIGIN_SELF } from './origins.js';
 import type { Replica } from './replica.js';
@@ -87,6 +87,7 @@ export class Capture {
 
   /** Takes in the record that the cursor stands on. */
   record(record: RingRecords): void {
+    if (this.#mirror.isStandby) return;
     const { bytes } = record;
     const { info } = this.#port;
     if (record.op === RecordOp.DIRTY_MAP) {
@@ -195,7 +196,7 @@ export class Capture {
         }
       }
     }
-    if (value === null && this.#isOwnRemoval(record)) {
+    if (this.#isOwnRemoval(record, value, valueAt)) {
       this.#counters.echoes++;
       return;
     }
@@ -225,7 +226,9 @@ export class Capture {
   }
 
   /** Whether the delete may be ours, of a key that had no register at the time. */
-  #isOwnRemoval(record: RingRecords): boolean {
+  #isOwnRemoval(record: RingRecords, value: Uint8Array | null, valueAt: number): boolean {
+    const { kind, valueBytes } = this.#port.info;
+    if (value !== null && !(isArrayKind(kind) && isZero(value, valueAt, valueAt + valueBytes))) return false;
     if ((record.flags & RECORD_FLAG_MAYBE_SELF) === 0) return false;
     const tick = this.#removalTick(record);
     return tick !== 0 && this.#windows.place(tick, record.ktimeUs) === 'during';

@@ -88,5 +88,5 @@ function ownAfter(replica: Replica, hlc: HybridClock, timeUs: number, keptUs: nu
 }
 
 function removeEverywhere(replica: Replica, key: Uint8Array): void {
-  for (const { removals } of replica.mirrors) removals.set(toHex(key), key);
+  for (const { removals, isStandby } of replica.mirrors) if (!isStandby) removals.set(toHex(key), key);
 }

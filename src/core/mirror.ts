@@ -62,6 +62,8 @@ export class Mirror {
   readonly expected = new Map<number, Uint8Array | null>();
   /** Told of every entry that is held back from now on, so that a restart does not forget it. */
   onHold: ((entry: number) => void) | null = null;
+  /** The kernel map is left alone for now: what it has and lacks is of no account. */
+  isStandby = false;
   /** A sweep has been through: apart from what waits, the kernel map had what the replica has. */
   isSwept = false;
   readonly #chunks: Chunk[] = [];
@@ -84,7 +86,7 @@ export class Mirror {
 
   /** Whether something has still to be done with the entry. */
   isBusy(entry: number): boolean {
-    return this.has(entry, UNAPPLIED | MirrorFlag.SETTLE);
+    return !this.isStandby && this.has(entry, UNAPPLIED | MirrorFlag.SETTLE);
   }
 
   /** A new entry has been made: its number may have been another's before. */

@@ -60,6 +60,7 @@ export class ReplicatedMap {
   /** Oldest first. */
   readonly #links: KernelLink[];
   #policy: MapPolicy;
+  #isStandby: boolean;
 
   constructor(port: MapPort, components: ReplicatedMapComponents, options: ReplicatedMapOptions) {
     this.name = options.name;
@@ -69,11 +70,25 @@ export class ReplicatedMap {
     this.#policy = options.policy;
     this.replica = new Replica(components, { ...options, shape: port.info });
     this.#value = new Uint8Array(port.info.valueBytes);
+    this.#isStandby = options.policy.mode === 'standby';
     this.#links = [this.#linkTo(port, this.replica.attach())];
   }
 
   get policy(): MapPolicy {
     return this.#policy;
+  }
+
+  /**
+   * The kernel maps are neither written nor listened to, and may hold anything. Ended by setting it, a sweep `forgetful`
+   * follows.
+   */
+  get isStandby(): boolean {
+    return this.#isStandby;
+  }
+
+  set isStandby(isStandby: boolean) {
+    this.#isStandby = isStandby;
+    for (const { mirror } of this.#links) mirror.isStandby = isStandby;
   }
 
   /** From now on the map is treated so; what a sweep under way is at may still go by the policy of before. */
@@ -180,16 +195,17 @@ export class ReplicatedMap {
 
   /** Whether {@link applyStep} has something to do. */
   hasApplies(): boolean {
-    return this.#links.some(({ applier }) => applier.hasWork());
+    return !this.#isStandby && this.#links.some(({ applier }) => applier.hasWork());
   }
 
   /** Whether something waits to be applied that the kernel has not refused yet. */
   get isApplying(): boolean {
-    return this.#links.some(({ mirror }) => mirror.applyQueue.size > 0);
+    return !this.#isStandby && this.#links.some(({ mirror }) => mirror.applyQueue.size > 0);
   }
 
   /** Applies one batch of winners to each kernel map. @returns whether there is more to do at once. */
   applyStep(): boolean {
+    if (this.#isStandby) return false;
     for (const { applier } of this.#links) if (applier.hasWork()) applier.step();
     return this.isApplying;
   }
@@ -267,6 +283,7 @@ export class ReplicatedMap {
     const guard = new DeleteGuard(this.#policy.deleteGuardPercent / 100);
     const sweeper = new Sweeper(replica, mirror, port, guard, clock, counters);
     sweeper.restoresEvicted = this.#policy.evicted === 'restore';
+    mirror.isStandby = this.#isStandby;
     return {
       port,
       mirror,

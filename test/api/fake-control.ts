@@ -2,6 +2,7 @@
 import type {
   AgentControl,
   ChangeReport,
+  CommitReport,
   DiffReport,
   MapReport,
   RegisterReport,
@@ -221,6 +222,10 @@ export class FullControl extends FakeControl {
   async diff(name: string): Promise<DiffReport> {
     this.get(name, new Uint8Array(4));
     return this.diffReport;
+  }
+
+  async commit(name: string, { back }: { readonly back: boolean }): Promise<CommitReport> {
+    return { name, hasChanged: true, entries: 12, removed: back ? 0 : 3, durationMs: back ? 0 : 45 };
   }
 
   async release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {

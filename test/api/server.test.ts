@@ -170,6 +170,10 @@ describe('maintenance', () => {
     assert.deepEqual(released.body, { name: 'blocklist', releasedDeletes: 77, refilled: 0 });
     const refilled = await json('/v1/maps/blocklist/release?refill=true', { method: 'POST' });
     assert.deepEqual(refilled.body, { name: 'blocklist', releasedDeletes: 0, refilled: 78 });
+    const committed = await json('/v1/maps/blocklist/commit', { method: 'POST' });
+    assert.equal((committed.body as { removed: number }).removed, 3);
+    const back = await json('/v1/maps/blocklist/commit?back=true', { method: 'POST' });
+    assert.equal((back.body as { removed: number }).removed, 0);
     const key = Uint8Array.of(0, 1, 2, 255);
     const ours = { key, value: Uint8Array.of(1, 2), stamp: 's', origin: 'o' };
     const peer = {
@@ -191,6 +195,7 @@ describe('maintenance', () => {
     assert.deepEqual(await failure('/v1/sweep', { method: 'POST' }), [501, 'ERR_API']);
     assert.deepEqual(await failure('/v1/maps/blocklist/diff'), [501, 'ERR_API']);
     assert.deepEqual(await failure('/v1/maps/blocklist/release', { method: 'POST' }), [501, 'ERR_API']);
+    assert.deepEqual(await failure('/v1/maps/blocklist/commit', { method: 'POST' }), [501, 'ERR_API']);
     await plain.close();
   });
 });

@@ -71,7 +71,7 @@ describe('usage', () => {
   it('is told on request: exit code 0, standard output', async () => {
     const help = await mapmesh('--help');
     assert.equal(help.exitCode, 0);
-    for (const command of 'agent status get dump watch put del sweep diff release peers maps secret check'.split(
+    for (const command of 'agent status get dump watch put del sweep diff release commit peers maps secret check'.split(
       ' ',
     )) {
       assert.match(help.stdout, new RegExp(`^  ${command} `, 'm'));
@@ -207,6 +207,14 @@ describe('commands', () => {
     const waiting = run('status', '--wait-ready', '15');
     setImmediate(() => control.setReady());
     assert.equal((await waiting).exitCode, 0);
+  });
+
+  it('commit, and back', async () => {
+    assert.equal(
+      (await run('commit', 'blocklist')).stdout,
+      'blocklist: is live with 12 entries, 3 entries of its own removed (45 ms)\n',
+    );
+    assert.equal((await run('commit', 'blocklist', '--back')).stdout, 'blocklist: is on standby\n');
   });
 
   it('sweep and release', async () => {

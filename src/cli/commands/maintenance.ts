@@ -1,6 +1,6 @@
-/** `sweep`, `diff`, `release`: look now, and say what was found. */
+/** `sweep`, `diff`, `release`, `commit`: look now, and say what was found. */
 import type { Command } from 'commander';
-import type { SweepReport } from '../../api/control.js';
+import type { CommitReport, SweepReport } from '../../api/control.js';
 import type { DiffJson, KeyDifferenceJson, PeerDiffJson, RegisterJson } from '../../api/wire-format.js';
 import { type ClientFlags, clientOf, tableColumns, withClientFlags } from '../common.js';
 import { formatDuration, formatValue, plural } from '../format.js';
@@ -35,6 +35,26 @@ export function addMaintenanceCommands(program: Command): void {
         : `${plural(report.releasedDeletes, 'delete')} released`;
       await (flags.json ? printJson(report) : printLine(`${report.name}: ${text}`));
     });
+  withClientFlags(program.command('commit'))
+    .description('fill the kernel map of a standby from the replica, and keep it in step from now on')
+    .argument('<NAME>', 'replicated map')
+    .option('--back', 'have a committed map be a standby again: its kernel map is left alone')
+    .action(async (name: string, flags: ClientFlags & { back?: boolean }) => {
+      const back = flags.back === true;
+      const report = await clientOf(flags).commit(name, { back });
+      await (flags.json ? printJson(report) : printLine(renderCommit(report, back)));
+    });
+}
+
+export function renderCommit(
+  { name, hasChanged, entries, removed, durationMs }: CommitReport,
+  back: boolean,
+) {
+  const state = back ? 'on standby' : 'live';
+  if (!hasChanged) return `${name}: is ${state} already`;
+  if (back) return `${name}: is on standby`;
+  const also = removed > 0 ? `, ${plural(removed, 'entry', 'entries')} of its own removed` : '';
+  return `${name}: is live with ${plural(entries, 'entry', 'entries')}${also} (${formatDuration(durationMs)})`;
 }
 
 const right = (title: string): Column => ({ title, align: 'right' });
