@@ -62,13 +62,15 @@ export class ClockGuard {
 
   /** Stamps anew what is stamped in the future, if anything is. */
   check(): void {
-    const { hlc, clock, journal } = this.#components;
+    const { hlc, clock, maps, journal } = this.#components;
     const othersUs = this.#components.othersUs();
     if (othersUs === null) return;
     const wallUs = clock.wallUs();
     this.#mergedUs = Math.max(this.#mergedUs, othersUs + HELLO_US_MAX + this.#skewUsMax);
     const limitUs = Math.max(wallUs, othersUs + HELLO_US_MAX, hlc.promisedUs) + this.#skewUsMax;
-    const keptUs = Math.max(limitUs, this.#mergedUs, journal?.mergedUs ?? 0);
+    // What others wrote shows where their clocks have been, also those not heard of in this run.
+    const writtenUs = maps.map((map) => map.core.replica.othersUs);
+    const keptUs = Math.max(limitUs, this.#mergedUs, journal?.mergedUs ?? 0, ...writtenUs);
     const aheadUs = Math.max(hlc.trackUs - limitUs, hlc.markUs - keptUs);
     if (aheadUs > MARGIN_US) this.#setBack(hlc.freshUs(limitUs), keptUs, Math.round(aheadUs / 1e6));
   }

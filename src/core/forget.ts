@@ -8,7 +8,7 @@ import type { Mirror } from './mirror.js';
 import { ORIGIN_SELF } from './origins.js';
 import { EntryFlag } from './register-table.js';
 import type { Replica } from './replica.js';
-import { compareStamps, stampTimeUs } from './stamp.js';
+import { compareStamps, STAMP_ZERO, stampAt, stampTimeUs } from './stamp.js';
 
 /**
  * Drops tombstones up to the horizon among the entries `[from, from + count)`; those that the kernel map or the others
@@ -60,7 +60,7 @@ export function dropOwnAfter(replica: Replica, hlc: HybridClock, timeUs: number,
 }
 
 /**
- * Gives this node's registers with stamps after `keptUs` new ones from `timeUs` on, in the same order; those in between
+ * Gives this node's registers with stamps after `keptUs` new ones, the least that are free, in the same order; those in between
  * stay, and their stamps are not used again. To be called after {@link HybridClock.setBack}.
  * @returns how many have a new stamp.
  */
@@ -70,7 +70,9 @@ export function restampOwnAfter(replica: Replica, hlc: HybridClock, timeUs: numb
   entries.sort((a, b) =>
     compareStamps(table.stampHi(a), table.stampLo(a), table.stampHi(b), table.stampLo(b)),
   );
-  for (const entry of entries) replica.restamp(entry, timeUs);
+  // What they have overwritten may be among those that stay.
+  const after = keptUs > timeUs ? stampAt(keptUs) : STAMP_ZERO;
+  for (const entry of entries) replica.restamp(entry, timeUs, after);
   return entries.length;
 }
 

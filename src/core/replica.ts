@@ -106,6 +106,7 @@ export class Replica {
   #tombstones = 0;
   #horizonUs = 0;
   #heldBackUs = Number.POSITIVE_INFINITY;
+  #othersUs = 0;
 
   constructor(components: ReplicaComponents, options: ReplicaOptions) {
     this.#components = components;
@@ -138,6 +139,11 @@ export class Replica {
    */
   get horizonUs(): number {
     return this.#horizonUs;
+  }
+
+  /** The latest time of a register that another node made and that was taken: its clock, or one like it, had come to that. */
+  get othersUs(): number {
+    return this.#othersUs;
   }
 
   /** Earliest stamp of a register that was held back since the last {@link forgetHeldBack}; infinite if none was. */
@@ -305,9 +311,9 @@ export class Replica {
     mirror.hold(entry);
   }
 
-  /** Gives an own register a new stamp, the next one from `timeUs` on; it is to go into a batch again. */
-  restamp(entry: number, timeUs: number): void {
-    const { hi, lo } = this.#components.hlc.issue(timeUs);
+  /** Gives an own register a new stamp, the next one from `timeUs` on and after `after`; it is to go into a batch again. */
+  restamp(entry: number, timeUs: number, after: Stamp): void {
+    const { hi, lo } = this.#components.hlc.issue(timeUs, after);
     this.#registers.fold(entry, -1);
     this.#release(entry);
     this.table.setStamp(entry, hi, lo, ORIGIN_SELF);
@@ -475,6 +481,7 @@ export class Replica {
       for (const mirror of this.#mirrors) mirror.push(entry);
       this.onChange?.(entry, 'remote');
       if (origin === ORIGIN_SELF) this.#components.hlc.skipTo({ hi, lo });
+      else if (timeUs > this.#othersUs) this.#othersUs = timeUs;
       kept.push(entry);
       won++;
     }

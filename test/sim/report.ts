@@ -4,17 +4,20 @@ import type { SimResult } from './simulate.js';
 /** Lines of the trace that are shown: the newest ones of the keys concerned, and of nodes as a whole. */
 const LINES_MAX = 60;
 
-export function describeFailure({ seed, plan, violation, trace }: SimResult): string {
+export function describeFailure({ seed, forced, plan, violation, trace }: SimResult): string {
   const what = violation?.message ?? '';
   const keys = new Set(what.match(/\bm\d\/\d+\b/g) ?? []);
   const lines = trace
     .filter(({ about, what }) => (about === '' ? !/debug|info/.test(what) : keys.has(about)))
     .slice(-LINES_MAX)
     .map(({ atUs, node, what, about }) => `  ${(atUs / 1e6).toFixed(6)} ${node} ${about} ${what}`);
+  const flags = Object.entries(forced)
+    .map(([name, isOn]) => ` --${isOn ? 'on' : 'off'} ${name}`)
+    .join('');
   return [
     `seed ${seed} failed: ${violation?.name === 'Violation' ? what : (violation?.stack ?? what)}`,
     `  on: ${[...plan.on].join(' ') || 'nothing'}; ${plan.nodes.length} nodes`,
     ...lines,
-    `run it again: npm run sim -- --seed ${seed}`,
+    `run it again: npm run sim -- --seed ${seed}${flags}`,
   ].join('\n');
 }

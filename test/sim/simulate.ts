@@ -29,6 +29,7 @@ export interface SimOptions {
 
 export interface SimResult {
   readonly seed: number;
+  readonly forced: NonNullable<SimOptions['forced']>;
   readonly plan: Plan;
   readonly hash: string;
   readonly events: number;
@@ -50,7 +51,17 @@ export async function simulate(seed: number, options: SimOptions = {}): Promise<
     violation = error as Error;
   }
   const { hash, events, nowUs, reached, trace } = world;
-  return { seed, plan, hash, events, simulatedUs: nowUs, reached, trace: trace ?? [], violation };
+  return {
+    seed,
+    forced: options.forced ?? {},
+    plan,
+    hash,
+    events,
+    simulatedUs: nowUs,
+    reached,
+    trace: trace ?? [],
+    violation,
+  };
 }
 
 class Simulation {
