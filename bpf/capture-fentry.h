@@ -43,7 +43,8 @@ static __always_inline int mm_on_update(struct bpf_map *map, const void *key, co
 		return 0;
 	change.key = key;
 	change.value = value;
-	if (mm_is_per_cpu(map->map_type) || mm_has_special_fields(map) || (is_htab && mm_in_own_elements(map, value)))
+	if (mm_is_per_cpu(map->map_type) || mm_has_special_fields(map) ||
+	    (is_htab && mm_in_own_elements(map, value, mm_settings.cpus_possible)))
 		change.op = MM_OP_DIRTY_KEY;
 	mm_emit(&change, program);
 	return 0;

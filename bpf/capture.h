@@ -102,7 +102,7 @@ struct mm_shared {
 /* The .rodata of the capture object, written by user space before it is loaded. */
 struct mm_settings {
 	__u32 ring_bytes;
-	__u32 pad;
+	__u32 cpus_possible;
 };
 
 #endif

@@ -210,16 +210,17 @@ static __always_inline const void *mm_lru_node_key(const struct bpf_lru_node *no
 /*
  * Whether an address lies in the preallocated elements of a hash map. A program may pass a pointer that it got from a
  * lookup as the new value (`v = lookup(k); v->n++; update(k, v)`): the update frees that very element, and by the time
- * our hook reads the value it may be another's. There are max_entries + one spare element per CPU (alloc_htab_elem).
+ * our hook reads the value it may be another's. There are max_entries, and one spare element per possible CPU except
+ * in LRU maps (prealloc_init, htab_has_extra_elems).
  * Elements that are not preallocated cannot be told; reuse then takes an interrupt on this CPU that updates the same
  * map within the same microsecond, and the sweep finds the difference.
  */
-#define MM_CPUS_MAX 8192
-static __always_inline bool mm_in_own_elements(struct bpf_map *map, const void *address)
+static __always_inline bool mm_in_own_elements(struct bpf_map *map, const void *address, __u32 cpus_possible)
 {
 	struct bpf_htab *htab = (void *)map;
 	__u64 elements = (__u64)BPF_CORE_READ(htab, elems);
-	__u64 bytes = (__u64)BPF_CORE_READ(htab, elem_size) * ((__u64)map->max_entries + MM_CPUS_MAX);
+	__u64 spare = map->map_type == BPF_MAP_TYPE_HASH ? cpus_possible : 0;
+	__u64 bytes = (__u64)BPF_CORE_READ(htab, elem_size) * ((__u64)map->max_entries + spare);
 
 	return elements && (__u64)address - elements < bytes;
 }

@@ -333,8 +333,11 @@ static int configure(struct capture *capture, uint32_t ring_bytes)
 {
 	struct bpf_map *ring = bpf_object__find_map_by_name(capture->object, "mm_ring");
 	struct bpf_map *rodata = bpf_object__find_map_by_name(capture->object, ".rodata");
-	struct mm_settings settings = { .ring_bytes = ring_bytes };
+	int cpus = libbpf_num_possible_cpus();
+	struct mm_settings settings = { .ring_bytes = ring_bytes, .cpus_possible = cpus };
 
+	if (cpus < 0)
+		return cpus;
 	if (!ring || !rodata || bpf_map__set_initial_value(rodata, &settings, sizeof(settings)))
 		return -ENOEXEC;
 	return bpf_map__set_max_entries(ring, ring_bytes);
