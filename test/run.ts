@@ -42,7 +42,7 @@ const GROUPS: readonly Group[] = [
     fileTimeoutMs: 300_000,
     problem: () => undefined,
   },
-  { name: 'fuzz', folders: ['fuzz'], filesAtOnce: 1, fileTimeoutMs: 300_000, problem: () => undefined },
+  { name: 'fuzz', folders: ['fuzz'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: () => undefined },
   { name: 'sim', folders: ['sim'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: () => undefined },
   { name: 'hosts', folders: ['hosts'], filesAtOnce: 1, fileTimeoutMs: 300_000, problem: hostsProblem },
   { name: 'vm', folders: ['vm'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: vmProblem },

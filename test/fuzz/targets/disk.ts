@@ -197,14 +197,17 @@ async function beginJournal(random: SeededRandom): Promise<Subject> {
     if (type === 1) return source.next();
     if (type === 2) return random.bytes(8);
     if (type === 3) return Buffer.concat([mapId, Buffer.from(`boot/${random.between(0, 3)}`)]);
-    if (type === 5 || type === 7) return Buffer.concat([mapId, time]);
+    if (type === 5) return Buffer.concat([mapId, time]);
+    if (type === 7) return Buffer.concat([mapId, time, time]);
     if (type === 6) return Buffer.concat([mapId, key()]);
-    if (type === 8) return Buffer.concat([mapId, key(), key(), key()]);
+    if (type === 8) return Buffer.concat([mapId, Buffer.from([1, 0, 0, 0]), key(), key(), key()]);
+    if (type === 9) return Buffer.concat([mapId, Buffer.from([random.between(0, 256), 0, 0, 0, 0, 0, 0, 0])]);
+    if (type === 10) return Buffer.concat([time, time, Buffer.from(random.pick(['boot', 'other']))]);
     return mapId;
   };
   return {
     next: () => {
-      const type = random.chance(0.6) ? 1 : random.between(2, 10);
+      const type = random.chance(0.6) ? 1 : random.between(2, 12);
       const payload = record(type);
       const changed = random.chance(0.6) ? payload : mutate(payload, random);
       return Buffer.concat([Buffer.from([type]), changed]);
