@@ -286,7 +286,7 @@ function settingsSchema(checks: SettingsChecks) {
     'tombstones-max': wholeNumber(1, LIMITS.tombstonesMaxMax).optional(),
     'delete-guard': wholeNumber(LIMITS.deleteGuardPercentMin, LIMITS.deleteGuardPercentMax).optional(),
     evicted: z.preprocess(mapList, z.array(evictedChoice()).max(LIMITS.listMax)).optional(),
-    policy: z.preprocess(policyList, z.array(policyChoice(checks)).max(LIMITS.listMax)).optional(),
+    policy: z.preprocess(policyList, z.array(policyChoice()).max(LIMITS.listMax)).optional(),
   });
 }
 
@@ -332,7 +332,7 @@ function evictedChoice() {
   });
 }
 
-function policyChoice(checks: SettingsChecks) {
+function policyChoice() {
   return z.unknown().transform((given, context): PolicyChoice => {
     const none = { name: '', policy: {} };
     let parsed: ReturnType<typeof parsePolicyChoice>;
@@ -340,7 +340,6 @@ function policyChoice(checks: SettingsChecks) {
       parsed = parsePolicyChoice(given);
       if (parsed === undefined) refuse(context, undefined);
       for (const problem of parsed?.problems ?? []) refuse(context, problem);
-      for (const peerId of parsed?.choice.policy.writers ?? []) checks.peerId(peerId);
     })('', context);
     return parsed?.choice ?? none;
   });

@@ -21,10 +21,6 @@ export interface MapPolicy {
   readonly evicted: EvictedPolicy;
   /** Deletes of more than this share of the map at once are held back; 100: never (core/delete-guard.ts). */
   readonly deleteGuardPercent: number;
-  /** PeerIds of the nodes whose registers are taken; empty: everybody's. */
-  readonly writers: readonly string[];
-  /** Registers stamped up to this time are taken from everybody: the list holds from then on (milliseconds since 1970). */
-  readonly writersSinceMs: number;
   readonly mode: MapMode;
   /** A register that nobody has written for this long is deleted everywhere; 0: never. */
   readonly ttlMs: number;
@@ -34,8 +30,6 @@ export const DEFAULT_POLICY: MapPolicy = {
   sweepIntervalMs: 10_000,
   evicted: 'leave',
   deleteGuardPercent: 50,
-  writers: [],
-  writersSinceMs: 0,
   mode: 'live',
   ttlMs: 0,
 };
@@ -48,8 +42,6 @@ export const POLICY_LIMITS = {
   sweepIntervalMsMax: 86_400_000,
   deleteGuardPercentMin: 1,
   deleteGuardPercentMax: 100,
-  /** As many as a node may have members (mesh/limits.ts has fewer peers). */
-  writersMax: 256,
   /** The clocks of a mesh agree to half a second or so. */
   ttlMsMin: 1000,
   /** A year. */
@@ -67,29 +59,10 @@ interface PolicyField<T> {
   format(value: T): string;
 }
 
-const PEER_ID = /^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/;
-
 /** Every field by its name in {@link MapPolicy}, in the order in which they are shown. */
 export const POLICY_FIELDS: { readonly [K in keyof MapPolicy]: PolicyField<MapPolicy[K]> } = {
   mode: choice('mode', ['live', 'standby']),
   ttlMs: wholeNumber('ttl-ms', POLICY_LIMITS.ttlMsMin, POLICY_LIMITS.ttlMsMax, 'milliseconds', 0),
-  writers: {
-    word: 'writers',
-    expected: `at most ${POLICY_LIMITS.writersMax} PeerIds with commas between them (12D3KooW...), or nothing for everybody`,
-    parse: (text) => {
-      const peerIds = [...new Set(text.split(',').filter((part) => part !== ''))];
-      const isValid =
-        peerIds.length <= POLICY_LIMITS.writersMax && peerIds.every((peerId) => PEER_ID.test(peerId));
-      return isValid ? peerIds.toSorted() : undefined;
-    },
-    format: (peerIds) => peerIds.join(','),
-  },
-  writersSinceMs: wholeNumber(
-    'writers-since-ms',
-    0,
-    Number.MAX_SAFE_INTEGER / 1000,
-    'milliseconds since 1970',
-  ),
   evicted: choice('evicted', ['leave', 'restore']),
   deleteGuardPercent: wholeNumber(
     'delete-guard',
@@ -111,7 +84,7 @@ const NAMES = Object.keys(POLICY_FIELDS) as (keyof MapPolicy)[];
 export const POLICY_WORDS: readonly string[] = NAMES.map((name) => POLICY_FIELDS[name].word);
 
 /**
- * Reads fields by their words. A value is text, or what YAML makes of it: a number, a list.
+ * Reads fields by their words. A value is text, or the number that YAML makes of it.
  * @returns the fields that are given and good, and a sentence for each that is not: `<word> is <value>, expected <...>`
  */
 export function parsePolicy(values: Readonly<Record<string, unknown>>): {
@@ -180,10 +153,7 @@ function formatField<K extends keyof MapPolicy>(policy: MapPolicy, name: K): str
 function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
   if (typeof value === 'number') return String(value);
-  if (value === null) return '';
-  return Array.isArray(value) && value.every((part) => typeof part === 'string')
-    ? value.join(',')
-    : undefined;
+  return undefined;
 }
 
 /** @param alsoAllowed a number outside of the range with a meaning of its own. */

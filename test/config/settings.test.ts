@@ -31,8 +31,6 @@ const CHECKS: SettingsChecks = {
   peerId: startsWith('1', 'PeerId'),
 };
 
-const PEER_IDS = ['A', 'B'].map((letter) => `12D3KooW${letter.repeat(44)}`);
-
 const fromFlags = (flags: Record<string, unknown>) => resolveSettings([flagSettings(flags, '/cwd')], CHECKS);
 const fromFile = (yaml: string) => resolveSettings([parseConfig(yaml, 'mesh.yaml')], CHECKS);
 
@@ -97,7 +95,7 @@ describe('settings', () => {
       'skew-ms-max': '50',
       'delete-guard': '30',
       evicted: ['a=restore', 'b.c=leave'],
-      policy: ['a:ttl-ms=60000', 'b.c: mode=standby  delete-guard=20', `a:writers=${PEER_IDS.join(',')}`],
+      policy: ['a:ttl-ms=60000', 'b.c: mode=standby  delete-guard=20'],
     });
     const file = fromFile(`
 map: { a: id:1, b.c: id:2 }
@@ -117,7 +115,7 @@ skew-ms-max: 50
 delete-guard: 30
 evicted: { a: restore, b.c: leave }
 policy:
-  a: { ttl-ms: 60000, writers: [${PEER_IDS}] }
+  a: { ttl-ms: 60000 }
   b.c: mode=standby delete-guard=20
 `);
     assert.deepEqual({ ...file, policies: [] }, { ...flags, policies: [] });
@@ -126,8 +124,6 @@ policy:
         sweepIntervalMs: 250,
         evicted: 'restore',
         deleteGuardPercent: 30,
-        writers: PEER_IDS,
-        writersSinceMs: 0,
         mode: 'live',
         ttlMs: 60_000,
       });
@@ -302,16 +298,6 @@ describe('problems', () => {
     assert.match(
       problems(() => fromFlags({ map: ['a=id:1'], policy: ['a: mode=live mode=standby'] }))[0]!,
       /^--policy: Cannot read policy "mode=standby": it is given twice/,
-    );
-    const checks = { ...CHECKS, peerId: startsWith('x', 'PeerId') };
-    assert.match(
-      problems(() =>
-        resolveSettings(
-          [flagSettings({ map: ['a=id:1'], policy: [`a:writers=${PEER_IDS[0]}`] }, '/')],
-          checks,
-        ),
-      )[0]!,
-      /^--policy: Cannot use PeerId/,
     );
   });
 
