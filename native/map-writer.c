@@ -7,6 +7,8 @@
  */
 #define _GNU_SOURCE
 #include <getopt.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -135,6 +137,34 @@ static void make_value(const struct map *map, uint64_t word, bool stamp, uint8_t
 }
 
 #if defined(__x86_64__)
+static sigjmp_buf no_compat;
+
+static void on_fault(int number)
+{
+	(void)number;
+	siglongjmp(no_compat, 1);
+}
+
+/* A kernel without IA32 emulation answers int $0x80 with a fault. Asked once, with getpid. */
+static bool has_compat(void)
+{
+	static int known = -1;
+	struct sigaction before, fault = { .sa_handler = on_fault };
+	long result;
+
+	if (known >= 0)
+		return known;
+	sigaction(SIGSEGV, &fault, &before);
+	if (sigsetjmp(no_compat, 1)) {
+		known = false;
+	} else {
+		asm volatile("int $0x80" : "=a"(result) : "a"(20) : "memory", "r8", "r9", "r10", "r11");
+		known = result > 0;
+	}
+	sigaction(SIGSEGV, &before, NULL);
+	return known;
+}
+
 /* int $0x80: the kernel sees a 32-bit call, with addresses below 4 GiB. */
 static int call_compat(const struct map *map, enum op op, const uint8_t *key, const uint8_t *value)
 {
@@ -142,6 +172,10 @@ static int call_compat(const struct map *map, enum op op, const uint8_t *key, co
 	union bpf_attr *attr;
 	long result;
 
+	if (!has_compat()) {
+		errno = ENOSYS;
+		return -1;
+	}
 	if (!low)
 		low = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	if (low == MAP_FAILED)
