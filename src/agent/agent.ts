@@ -308,7 +308,7 @@ export async function composeAgent(
     source === null
       ? null
       : new CatalogFollower({
-          ...{ catalog, source, maps, clock, timers, log, peerId, startMap, stopMap, publish },
+          ...{ catalog, source, maps, resizer, clock, timers, log, peerId, startMap, stopMap, publish },
           isLasting: dataDir !== null,
         });
   catalog.onChange = () => {

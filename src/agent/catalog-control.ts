@@ -1,6 +1,7 @@
 /** The catalog as the API sees it: what it says, and changes made on this node. */
 import type { CatalogControl, CatalogMapReport, CatalogReport, NewMap } from '../api/catalog-control.js';
 import type { Catalog } from '../catalog/catalog.js';
+import { MAP_ENTRIES_MAX } from '../catalog/limits.js';
 import { type CatalogMap, MAP_NAME, MAP_SPEC, type MapSpec, shapeOn, typesOf } from '../catalog/map-spec.js';
 import { parseBtf } from '../core/btf.js';
 import type { Clock } from '../core/clock.js';
@@ -86,6 +87,11 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
       return { name, problem: problem ?? null };
     },
     set: (name, words) => edit((draft) => draft.setPolicy(name, parsePolicyWords(words))),
+    resize: (name, maxEntries) =>
+      edit((draft) => {
+        checkRoom(name, catalog.content.maps.get(name)?.maxEntries, maxEntries);
+        draft.resizeMap(name, maxEntries);
+      }),
     remove: (name, options) => edit((draft) => draft.removeMap(name, options)),
     setEditors: async (peerIds) => {
       publish(
@@ -127,4 +133,14 @@ function fieldsOf(map: CatalogMap, what: 'key' | 'value', cpus: number): string 
     if (error instanceof MapmeshError && error.code === 'ERR_WIRE') return null;
     throw error;
   }
+}
+
+/** @param now undefined if there is no such map */
+function checkRoom(name: string, now: number | undefined, maxEntries: number): void {
+  if (now === undefined || (maxEntries > now && maxEntries <= MAP_ENTRIES_MAX)) return;
+  throw new MapmeshError(
+    'ERR_RESIZE',
+    `Cannot resize map "${name}" to ${maxEntries} entries: it has room for ${now}, expected more than that, up to ${MAP_ENTRIES_MAX}`,
+    { hint: 'A map can only grow; to make one smaller, add another and move over.' },
+  );
 }

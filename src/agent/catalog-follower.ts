@@ -17,6 +17,7 @@ import type { AgentMap } from './agent-map.js';
 import type { MapToMake } from './make-maps.js';
 import type { MapSource, OpenedMap } from './map-source.js';
 import type { StartOptions } from './replication.js';
+import type { Resizer } from './resizer.js';
 
 /** What could not be done is tried again, and maps that have become live are entered. */
 const TICK_MS = 1000;
@@ -31,6 +32,7 @@ export interface FollowerComponents {
   readonly peerId: string;
   /** The node has the same PeerId in its next run. */
   readonly isLasting: boolean;
+  readonly resizer: Pick<Resizer, 'want'>;
   startMap(map: MapToMake, options: StartOptions): AgentMap;
   stopMap(map: AgentMap): Promise<void>;
   /** Spreads a change of the catalog. */
@@ -98,6 +100,8 @@ export class CatalogFollower {
       const differences = this.#differences(wanted, map.core.port);
       if (differences.length === 0) {
         if (!samePolicy(map.policy, wanted.policy)) map.setPolicy(wanted.policy);
+        // How large a map was when it was added is every host's own affair.
+        if (wanted.version > 1) this.#components.resizer.want(map, wanted.maxEntries);
         return;
       }
       this.#refuse(wanted, differences);

@@ -80,6 +80,8 @@ interface Resizable {
 export class Resizer {
   readonly #components: ResizerComponents;
   readonly #maps = new Map<AgentMap, Resizable>();
+  /** To be resized, and not bound by a pin. */
+  readonly #unpinned = new WeakSet<AgentMap>();
   readonly #fail: (error: unknown) => void;
   #timer: Timer | null = null;
   #stopped = false;
@@ -114,10 +116,12 @@ export class Resizer {
   want(map: AgentMap, maxEntries: number): void {
     const resizable = this.#maps.get(map);
     if (resizable !== undefined) resizable.wanted = maxEntries;
+    else if (maxEntries > map.core.port.info.maxEntries) this.#unpinned.add(map);
   }
 
   /** Why the map does not have the room that it is to have; empty if it has, or will soon. */
   problem(map: AgentMap): string {
+    if (this.#unpinned.has(map)) return noPin(map).message;
     return this.#maps.get(map)?.problem ?? '';
   }
 
@@ -174,8 +178,7 @@ export class Resizer {
   #checked(map: AgentMap, maxEntries: number): Resizable {
     const resizable = this.#maps.get(map);
     const { kind, maxEntries: now } = map.core.port.info;
-    if (resizable === undefined)
-      throw refusal(map, 'it is not bound by a pin', 'Bind it by its path in bpffs.');
+    if (resizable === undefined) throw noPin(map);
     if (map.state !== 'live')
       throw refusal(map, `it is ${map.state}`, 'Wait until `mapmesh status` says live.');
     if (resizable.isBusy || map.bindings.length > 1)
@@ -291,6 +294,10 @@ export class Resizer {
 
 function isUsed({ programs, processes }: MapUsers): boolean {
   return programs.length + processes.length > 0;
+}
+
+function noPin(map: AgentMap): MapmeshError {
+  return refusal(map, 'it is not bound by a pin', 'Bind it by its path in bpffs.');
 }
 
 function refusal(map: AgentMap, is: string, hint = ''): MapmeshError {

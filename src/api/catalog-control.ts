@@ -68,5 +68,7 @@ export interface CatalogControl {
   set(name: string, words: readonly string[]): Promise<void>;
   /** @param options unpins: the pins that agents made under their --pin-root are removed, too */
   remove(name: string, options: { readonly unpins: boolean }): Promise<void>;
+  /** Gives the map more room, on every node. @throws MapmeshError ERR_RESIZE */
+  resize(name: string, maxEntries: number): Promise<void>;
   setEditors(peerIds: readonly string[]): Promise<void>;
 }

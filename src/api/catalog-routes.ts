@@ -5,6 +5,7 @@
  * GET    /v1/catalog
  * POST   /v1/catalog/maps/NAME                 {kind, keyBytes, valueBytes, maxEntries, flags?, policy?} or {from, ...}
  * PATCH  /v1/catalog/maps/NAME                 {policy: ["KEY=VALUE"]}
+ * POST   /v1/catalog/maps/NAME/resize          {maxEntries}
  * DELETE /v1/catalog/maps/NAME[?unpin=true]
  * PUT    /v1/catalog/editors                   {editors: [PEERID]}
  * ```
@@ -24,6 +25,7 @@ const NEW_MAP = z.strictObject({
   policy: WORDS.optional(),
 });
 const POLICY = z.strictObject({ policy: WORDS });
+const RESIZE = z.strictObject({ maxEntries: z.int().min(1) });
 const REMOVE_QUERY = z.strictObject({ unpin: z.enum(['true', 'false']).default('false') });
 const EDITORS = z.strictObject({ editors: z.array(z.string().max(64)) });
 
@@ -41,6 +43,10 @@ export function addCatalogRoutes(
   app.post<MapParams>(path, async ({ params, body }) => catalog().add(params.name, checked(NEW_MAP, body)));
   app.patch<MapParams>(path, async ({ params, body }) => {
     await catalog().set(params.name, checked(POLICY, body).policy);
+    return catalog().report();
+  });
+  app.post<MapParams>(`${path}/resize`, async ({ params, body }) => {
+    await catalog().resize(params.name, checked(RESIZE, body).maxEntries);
     return catalog().report();
   });
   app.delete<MapParams>(path, async ({ params, query }) => {

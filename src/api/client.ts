@@ -10,14 +10,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { MapmeshError } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
 import type { CatalogReport, NewMap } from './catalog-control.js';
-import type {
-  CommitReport,
-  MapReport,
-  ReleaseReport,
-  StatusReport,
-  SweepReport,
-  WriteReport,
-} from './control.js';
+import type { CommitReport, ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
 import { errorFromBody } from './http-error.js';
 import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
 
@@ -96,10 +89,6 @@ export class ApiClient {
     return this.#json('GET', `${mapPath(name)}/diff`, undefined, LONG_TIMEOUT_MS);
   }
 
-  resize(name: string, { maxEntries }: { maxEntries: number }): Promise<MapReport> {
-    return this.#json('POST', `${mapPath(name)}/resize?maxEntries=${maxEntries}`, undefined, LONG_TIMEOUT_MS);
-  }
-
   release(name: string, { refill }: { refill: boolean }): Promise<ReleaseReport> {
     const query = refill ? '?refill=true' : '';
     return this.#json('POST', `${mapPath(name)}/release${query}`, undefined, LONG_TIMEOUT_MS);
@@ -120,6 +109,10 @@ export class ApiClient {
 
   setPolicy(name: string, policy: readonly string[]): Promise<CatalogReport> {
     return this.#json('PATCH', catalogPath(name), { policy });
+  }
+
+  resizeMap(name: string, maxEntries: number): Promise<CatalogReport> {
+    return this.#json('POST', `${catalogPath(name)}/resize`, { maxEntries });
   }
 
   removeMap(name: string, { unpins }: { unpins: boolean }): Promise<CatalogReport> {

@@ -70,17 +70,27 @@ export class Applier {
     const deletes: number[] = [];
     const updates: number[] = [];
     const countMax = stepEntries(this.#port);
-    while (deletes.length + updates.length < countMax) {
+    let tried = 0;
+    while (tried < countMax) {
       const entry = applyQueue.shift();
       if (entry < 0) break;
+      tried++;
       pending.cancel(entry);
-      if (this.#mirror.expected.size > 0 && this.#isOverwrittenHere(entry)) continue;
-      if (this.#replica.isTombstone(entry)) deletes.push(entry);
+      const { expected } = this.#mirror;
+      if (expected.size > 0 && expected.has(entry)) this.#applyExpected(entry);
+      else if (this.#replica.isTombstone(entry)) deletes.push(entry);
       else updates.push(entry);
     }
     if (deletes.length > 0) this.#delete(deletes);
     if (updates.length > 0) this.#update(updates);
-    return deletes.length + updates.length;
+    return tried;
+  }
+
+  /** By itself: between the look and the write nobody else is to get a word in, and there is no way to be sure of that. */
+  #applyExpected(entry: number): void {
+    if (this.#isOverwrittenHere(entry)) return;
+    if (this.#replica.isTombstone(entry)) this.#delete([entry]);
+    else this.#update([entry]);
   }
 
   /**
@@ -90,7 +100,6 @@ export class Applier {
    */
   #isOverwrittenHere(entry: number): boolean {
     const mirror = this.#mirror;
-    if (!mirror.expected.has(entry)) return false;
     const replica = this.#replica;
     const { kind, valueBytes } = this.#port.info;
     const key = replica.table.key(entry);

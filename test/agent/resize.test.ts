@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import type { ResizingReport } from '../../src/api/control.js';
 import { toHex } from '../../src/core/bytes.js';
 import { loadNative } from '../../src/kernel/native.js';
-import { TestAgent } from '../support/agents.js';
+import { mapmesh, TestAgent } from '../support/agents.js';
 import { figure, seconds } from '../support/hosts.js';
 import {
   dumpPin,
@@ -85,7 +85,7 @@ function addWritten(entries: Map<string, string>, first: number, next: number): 
 /** Where two maps differ, in short. */
 function describeDifference(wanted: ReadonlyMap<string, string>, found: ReadonlyMap<string, string>): string {
   const missing = [...wanted].filter(([key]) => !found.has(key));
-  const other = [...wanted].filter(([key, value]) => found.has(key) && found.get(key) !== value);
+  const other = [...found].filter(([key, value]) => wanted.has(key) && wanted.get(key) !== value);
   const surplus = [...found].filter(([key]) => !wanted.has(key));
   const some = (each: [string, string][]) => `${each.length} (${each.slice(0, 3).join(' ')})`;
   return `missing ${some(missing)}, otherwise ${some(other)}, too many ${some(surplus)}`;
@@ -105,9 +105,12 @@ class Node {
     this.#flags = [...flags, '--data-dir', dataDir];
   }
 
-  async start(bootstrap: readonly string[]): Promise<void> {
+  async start(
+    bootstrap: readonly string[],
+    bound: Record<string, string> = { flows: this.pin },
+  ): Promise<void> {
     this.agent = await TestAgent.start({
-      maps: { flows: this.pin },
+      maps: bound,
       bootstrap,
       extra: this.#flags,
     });
@@ -283,6 +286,59 @@ describe('a map that is resized', { skip: kernelMapsImpossible() ?? false, concu
     const wanted = new Map<string, string>();
     addWritten(wanted, node.owner.first, next);
     assert.equal(describeDifference(wanted, dumpPin(node.pin)), describeDifference(new Map(), new Map()));
+  });
+
+  it('is resized on every node by one command, also on one that was down', async () => {
+    const roots = [1, 2].map((number) => {
+      const path = join(maps.directory, `root${number}`);
+      mkdirSync(path);
+      return path;
+    });
+    for (const [i, root] of roots.entries()) {
+      const node = new Node(i + 1, join(root, 'flows'), join(scratch, `${i}`), [
+        ...FLAGS,
+        '--pin-root',
+        root,
+      ]);
+      nodes.push(node);
+      await node.start(i === 0 ? [] : [nodes[0]!.agent.multiaddr], {});
+    }
+    const [a, b] = nodes as [Node, Node];
+    const map = (...args: string[]) => mapmesh('map', ...args, '--api', a.agent.api);
+    const sizes = ['--key', '4', '--value', '8', '--max-entries'];
+    assert.equal(map('add', 'flows', '--type', 'hash', ...sizes, '20000').code, 0);
+    await until('the map on both nodes', () => nodes.every(({ pin }) => existsSync(pin)));
+    for (const node of nodes) node.owner = new Owner(node.number, node.pin, 100);
+    await until(
+      'writes of both on both',
+      () => nodes.every(({ pin }) => dumpPin(pin).size > 100),
+      DEADLINE_MS,
+    );
+    const oldIds = nodes.map(({ pin }) => pinnedMapId(pin));
+    assert.match(
+      map('resize', 'flows', '--max-entries', '20000').stderr,
+      /it has room for 20000, expected more/,
+    );
+    await b.agent.end('SIGKILL');
+    const done = map('resize', 'flows', '--max-entries', '50000');
+    assert.deepEqual([done.code, done.stderr], [0, '']);
+    await b.start([a.agent.multiaddr], {});
+    await until(
+      'both to be resized',
+      () => nodes.every(({ pin }, i) => pinnedMapId(pin) !== oldIds[i]),
+      DEADLINE_MS,
+      () => b.agent.output.slice(-2000),
+    );
+    const wanted = new Map<string, string>();
+    for (const [i, node] of nodes.entries()) {
+      await node.owner!.reload();
+      await node.untilOldIsGone(oldIds[i]!);
+      const { next, failed } = await node.owner!.stop();
+      assert.equal(failed, 0);
+      addWritten(wanted, node.owner!.first, next);
+    }
+    await untilAll(wanted);
+    for (const node of nodes) assert.equal((await node.map()).maxEntries, 50_000);
   });
 
   it('keeps the old map for a process that has it open, and is not resized again meanwhile', async () => {

@@ -215,6 +215,24 @@ describe('two kernel maps of one replica', () => {
     );
   });
 
+  it('are looked at right before each write: a program that writes in place meanwhile is not overwritten', () => {
+    const r = Resized.filled({ entries: 100 });
+    for (let n = 0; n < 100; n++) r.write(0, n, value(1000 + n));
+    r.sweep(0);
+    r.flush();
+    let writes = 0;
+    // The program has gone over to the new map: with each write of the agent to it, it changes another entry there.
+    r.new.beforeWrite = () => r.new.foreignWrite(key(99 - writes), value(2000 + writes++));
+    r.apply();
+    r.new.beforeWrite = null;
+    r.settle();
+    const kept = Array.from({ length: 100 }, (_, n) => r.live()[toHex(key(n))]!).filter(
+      (each, n) => each === toHex(value(2099 - n)),
+    );
+    assert.equal(kept.length, writes, 'none of them is lost');
+    r.checkEqual();
+  });
+
   it('may have room for different numbers of entries: what only the new one takes is no delete in the old one', () => {
     const r = Resized.filled({ oldMax: 50, entries: 40 });
     const events = Array.from({ length: 60 }, (_, i) => r.write(1, 100 + i, value(i)));

@@ -1,4 +1,4 @@
-/** `map add|set|rm|ls|show|editors`: what the catalog says, changed on any node for all of them. */
+/** `map add|set|resize|rm|ls|show|editors`: what the catalog says, changed on any node for all of them. */
 import type { Command } from 'commander';
 import type { CatalogMapReport, CatalogReport } from '../../api/catalog-control.js';
 import { MapmeshError } from '../../core/errors.js';
@@ -41,6 +41,14 @@ export function addMapCommands(program: Command): void {
     .action(async (name: string, words: string[], flags: ClientFlags) => {
       const report = await clientOf(flags).setPolicy(name, words);
       await shown(report, name, flags);
+    });
+  withClientFlags(map.command('resize'))
+    .description('give a map more room, on every node; programs go over when they are reloaded onto its pin')
+    .argument('<NAME>', 'map of the catalog')
+    .requiredOption('--max-entries <N>', 'room for so many entries, more than now')
+    .action(async (name: string, flags: ClientFlags & { maxEntries: string }) => {
+      const maxEntries = wholeNumber('--max-entries', flags.maxEntries)!;
+      await shown(await clientOf(flags).resizeMap(name, maxEntries), name, flags);
     });
   withClientFlags(map.command('rm'))
     .description('remove a map from the catalog: no node replicates it any more; kernel maps stay')
