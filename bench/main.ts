@@ -22,8 +22,9 @@ async function main(options: BenchOptions): Promise<number> {
     for (const { name, what } of SCENARIOS) say(`${name.padEnd(12)} ${what}`);
     return 0;
   }
-  if (options.readme !== null) {
-    writeReadme(README, JSON.parse(readFileSync(options.readme, 'utf8')) as RunRecord);
+  const from = options.readme?.from ?? null;
+  if (from !== null) {
+    writeReadme(README, JSON.parse(readFileSync(from, 'utf8')) as RunRecord);
     return 0;
   }
   const unknown = options.scenarios.filter((name) => !SCENARIOS.some((scenario) => scenario.name === name));
@@ -43,6 +44,7 @@ async function main(options: BenchOptions): Promise<number> {
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, `${JSON.stringify(record, null, 1)}\n`);
   writeFileSync(report, htmlOf(record));
+  if (options.readme !== null) writeReadme(README, record);
   say(`\ntook ${record.durationS.toFixed(0)} s; figures: ${file}; report: ${report}`);
   return failures > 0 ? 1 : 0;
 }

@@ -24,8 +24,8 @@ export interface BenchOptions {
   readonly json: string | null;
   /** Folder for CPU profiles of the agents; null: none are made. */
   readonly profile: string | null;
-  /** A file of figures to write README's table from, without measuring. */
-  readonly readme: string | null;
+  /** Whether README's table is written; with a file, from its figures, and nothing is measured. */
+  readonly readme: { readonly from: string | null } | null;
   readonly lists: boolean;
   readonly usesMemory: boolean;
 }
@@ -51,7 +51,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     .option('--seed <N>', 'for what is drawn at random', integer(0, 0xffff_ffff), 1)
     .option('--json <FILE>', 'where the figures go (default: bench/results/)')
     .option('--profile <DIR>', 'write CPU profiles of the agents there')
-    .option('--readme <FILE>', "write README's table from the figures in FILE; measures nothing");
+    .option('--readme [FILE]', "write README's table, after the run or from the figures in FILE");
   program.parse([...args], { from: 'user' });
   const given = program.opts<Record<string, unknown>>();
   return {
@@ -66,7 +66,7 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     seed: given['seed'] as number,
     json: (given['json'] as string | undefined) ?? null,
     profile: given['profile'] === undefined ? null : resolve(given['profile'] as string),
-    readme: (given['readme'] as string | undefined) ?? null,
+    readme: given['readme'] === undefined ? null : { from: fileOf(given['readme']) },
     lists: given['list'] === true,
     usesMemory: given['memory'] === true,
   };
@@ -96,4 +96,9 @@ function servers(text: string): string[] {
   const unknown = names.filter((name) => !SERVER_NAMES.some((known) => known === name));
   if (unknown.length === 0) return names;
   throw new InvalidArgumentError(`no such server: ${unknown.join(', ')}; expected ${SERVER_NAMES.join(',')}`);
+}
+
+/** Commander says true for an option whose argument was left out. */
+function fileOf(argument: unknown): string | null {
+  return typeof argument === 'string' ? argument : null;
 }

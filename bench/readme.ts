@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import type { RunRecord } from './figures.js';
 import { judged, numberText, rangeText } from './table.js';
 
-const BEGIN = '<!-- figures: npm run bench -- --readme FILE -->';
+const BEGIN = '<!-- figures: npm run bench -- --readme -->';
 const END = '<!-- end of figures -->';
 
 /** @throws Error if README lacks the markers. */

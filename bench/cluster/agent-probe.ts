@@ -2,7 +2,8 @@
  * Loaded into an agent that is measured (`--import`): answers what its process costs.
  *
  * A line asks and a line of JSON answers, over the socket that MAPMESH_PROBE names:
- *   read            {@link ProbeReading}; the longest block starts anew
+ *   read            {@link ProbeReading}
+ *   block           the same; from then on blocks of the event loop are looked for, which costs a wake-up each ms
  *   profile         starts a CPU profile
  *   profile FILE    ends it, into FILE
  */
@@ -16,7 +17,7 @@ export interface ProbeReading {
   /** User and system time of all threads since the process began. */
   readonly cpuUs: number;
   readonly residentBytes: number;
-  /** Longest time that the event loop did not come round, since the last reading. */
+  /** Longest time that the event loop did not come round since `block` was asked last; 0 until it has been. */
   readonly blockMsMax: number;
 }
 
@@ -29,7 +30,6 @@ let session: Session | null = null;
 function read(): ProbeReading {
   const { user, system } = process.cpuUsage();
   const blockMsMax = Math.max(0, delays.max / 1e6 - RESOLUTION_MS);
-  delays.reset();
   return { cpuUs: user + system, residentBytes: process.memoryUsage.rss(), blockMsMax };
 }
 
@@ -50,14 +50,18 @@ function endProfile(file: string): void {
 function serve(socket: Socket): void {
   createInterface(socket).on('line', (line) => {
     const [word, file] = line.split(' ');
+    const answer = `${JSON.stringify(read())}\n`;
+    if (word === 'block') {
+      delays.enable();
+      delays.reset();
+    }
     if (word === 'profile') {
       if (file === undefined) startProfile();
       else endProfile(file);
     }
-    socket.write(`${JSON.stringify(read())}\n`);
+    socket.write(answer);
   });
   socket.on('error', () => socket.destroy());
 }
 
-delays.enable();
 createServer(serve).listen(process.env['MAPMESH_PROBE']).unref();

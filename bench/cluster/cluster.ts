@@ -16,6 +16,7 @@ export const KEY_BYTES = 16;
 const MAP_NAME = 'm';
 const PROBE = new URL('./agent-probe.js', import.meta.url).href;
 const START_TIMEOUT_MS = 60_000;
+const STARTS_AT_ONCE = 3;
 
 export type StageKind = 'kernel' | 'memory';
 
@@ -63,6 +64,7 @@ export class Cluster {
   readonly #maps: TestMaps | null;
   readonly #folder = mkdtempSync(join(tmpdir(), 'mapmesh-bench-'));
   readonly #onExit = (): void => this.#removeTraces();
+  #started = 0;
 
   private constructor(options: ClusterOptions) {
     this.#options = options;
@@ -74,8 +76,14 @@ export class Cluster {
   static async start(options: ClusterOptions): Promise<Cluster> {
     const cluster = new Cluster(options);
     try {
-      // Apart, so that the first agent is not kept from answering by the starts of the others.
-      for (let i = 0; i < options.nodes; i++) await cluster.add();
+      await cluster.add();
+      // Some at once, not all: a machine that starts twenty answers none of them.
+      for (let left = options.nodes - 1; left > 0; left -= STARTS_AT_ONCE) {
+        const starts = Array.from({ length: Math.min(left, STARTS_AT_ONCE) }, () => cluster.add());
+        // All of them: what one that fails leaves running has to be known, to be stopped.
+        const failed = (await Promise.allSettled(starts)).find(({ status }) => status === 'rejected');
+        if (failed !== undefined) await Promise.all(starts);
+      }
       await cluster.untilLinked();
       if (options.profile != null) for (const node of cluster.nodes) await node.probe.startProfile();
       return cluster;
@@ -87,15 +95,8 @@ export class Cluster {
 
   /** Starts one more agent, and waits until it is ready. Its map is empty. */
   async add(): Promise<BenchNode> {
-    const node = await this.addStarting();
-    await node.agent.ready(START_TIMEOUT_MS);
-    return node;
-  }
-
-  /** The same without waiting until it is ready. */
-  async addStarting(): Promise<BenchNode> {
     const { valueBytes, maxEntries, extra = [] } = this.#options;
-    const number = this.nodes.length;
+    const number = this.#started++;
     const shape = { keyBytes: KEY_BYTES, valueBytes, maxEntries };
     const pin = this.#maps?.create(`n${number}`, { kind: 'hash', ...shape }) ?? null;
     const socket = join(this.#folder, `probe${number}`);
@@ -111,6 +112,7 @@ export class Cluster {
     const map = { client, name: MAP_NAME, keyBytes: KEY_BYTES, valueBytes };
     const node = new BenchNode(agent, await ProbeClient.connect(socket), map, pin);
     this.nodes.push(node);
+    await agent.ready(START_TIMEOUT_MS);
     return node;
   }
 

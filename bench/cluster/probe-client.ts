@@ -23,6 +23,11 @@ export class ProbeClient {
     return this.#ask('read');
   }
 
+  /** The longest block since this was called last; the first call only starts looking. */
+  async longestBlockMs(): Promise<number> {
+    return (await this.#ask('block')).blockMsMax;
+  }
+
   async startProfile(): Promise<void> {
     await this.#ask('profile');
   }

@@ -39,6 +39,7 @@ async function measure(bench: Bench, keys: number): Promise<void> {
       await sweep(bench, first);
     }
     progress.say(`${label}: joining`);
+    await first.probe.longestBlockMs();
     const startMs = performance.now();
     const second = await cluster.add();
     const seconds = (performance.now() - startMs) / 1000;
@@ -51,7 +52,7 @@ async function measure(bench: Bench, keys: number): Promise<void> {
       keys === MILLION ? { target: 'joinMillion' } : {},
     );
     if (keys < MILLION) return;
-    const { blockMsMax } = await first.read();
+    const blockMsMax = await first.probe.longestBlockMs();
     findings.figure('join.block', 'longest block of the event loop of whom it joins', 'ms', blockMsMax);
   });
 }
@@ -66,10 +67,10 @@ async function sweep({ findings, progress }: Bench, node: BenchNode): Promise<vo
   const blocksMs: number[] = [];
   for (let i = 0; i < SWEEPS; i++) {
     progress.say(`sweep of a million entries, ${i + 1} of ${SWEEPS}`);
-    await node.read();
+    await node.probe.longestBlockMs();
     const [done] = await node.map.client.sweep(node.map.name);
     seconds.push(done!.durationMs / 1000);
-    blocksMs.push((await node.read()).blockMsMax);
+    blocksMs.push(await node.probe.longestBlockMs());
   }
   findings.figure('join.sweep', 'sweep of a million entries', 's', seconds, { target: 'sweepMillion' });
   findings.figure('join.sweepBlock', 'longest block of the event loop meanwhile', 'ms', blocksMs, {

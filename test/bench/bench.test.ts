@@ -1,14 +1,17 @@
 /** The benchmark as a program: what it prints and writes. The figures themselves are nobody's to test. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { RunRecord } from '../../bench/figures.js';
+import { writeReadme } from '../../bench/readme.js';
+import { htmlOf } from '../../bench/report/html.js';
 import { distributionOf, spreadOf } from '../../bench/statistics.js';
 import { verdictOn } from '../../bench/targets.js';
+import { ROOT } from '../repo/sources.js';
 import { kernelMapsImpossible } from '../support/kernel-maps.js';
 
 const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
@@ -64,6 +67,70 @@ describe('the benchmark', { concurrency: false }, () => {
     const { status, stderr } = run('--scenario', 'latncy');
     assert.equal(status, 2);
     assert.match(stderr, /"latncy".*latency, burst/);
+  });
+});
+
+describe('the report of the benchmark', () => {
+  const record: RunRecord = {
+    format: 1,
+    machine: {
+      cpu: 'Some <CPU>',
+      cores: 2,
+      memoryGb: 4,
+      kernel: '6.1.0',
+      system: 'Debian',
+      node: '20.19.0',
+      commit: 'abc',
+      loadBefore: 0.1,
+    },
+    startedAt: '2026-11-28T12:00:00.000Z',
+    durationS: 12,
+    stage: 'kernel',
+    options: {},
+    figures: [
+      {
+        id: 'latency.nodes2.p50',
+        scenario: 'latency',
+        what: 'idle write',
+        unit: 'ms',
+        value: 1.5,
+        range: [1.25, 2],
+        timesFloor: 5,
+        target: 'latencyP50',
+      },
+    ],
+    series: [{ chart: 'load', label: 'p50', points: [1, 2, 3].map((x) => ({ x, y: x })) }],
+    remarks: [{ scenario: 'heal', text: 'left out' }],
+  };
+
+  it('is one file that loads nothing, with a drawing for each kind of series that there is', () => {
+    const html = htmlOf(record);
+    assert.equal(html.match(/<figure/g)?.length, 1);
+    assert.match(html, /writes a second/);
+    assert.match(html, /Some &lt;CPU&gt;/);
+    assert.doesNotMatch(html, /<script|<link|src=|url\(http/);
+  });
+
+  it('goes into the README between the markers, again and again, and nowhere else', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'mapmesh-bench-test-'));
+    const readme = join(folder, 'README.md');
+    try {
+      const [begin, end] = readFileSync(join(ROOT, 'README.md'), 'utf8').match(/<!--.*figures.*-->/g)!;
+      writeFileSync(readme, `before\n${begin}\nold\n${end}\nafter\n`);
+      writeReadme(readme, record);
+      writeReadme(readme, record);
+      const text = readFileSync(readme, 'utf8');
+      assert.match(
+        text,
+        /^before\n[\s\S]*\| idle write \| 1\.5 ms \(1\.25-2\) \| 5x \| < 2 \*\*met\*\* \|[\s\S]*\nafter\n$/,
+      );
+      assert.equal(text.match(/idle write/g)?.length, 1);
+      assert.doesNotMatch(text, /old/);
+      writeFileSync(readme, 'no markers');
+      assert.throws(() => writeReadme(readme, record), /no markers|has no/);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 });
 
