@@ -287,7 +287,6 @@ export async function composeAgent(
     rebinder,
     resizer,
     catalog,
-    follower: null,
     standby,
   };
   const replication = new Replication(maps, {
@@ -318,8 +317,8 @@ export async function composeAgent(
   const catalogControl =
     follower === null || source === null
       ? undefined
-      : createCatalogControl({ catalog, follower, source, maps, clock, peerId, publish });
-  const control = new Control({ ...parts, follower }, catalogControl);
+      : createCatalogControl({ catalog, follower, source, maps, members, clock, peerId, publish });
+  const control = new Control(parts, catalogControl);
   cleanup.push(await components.serve(control));
   cleanup.push(() => mesh.stop());
   cleanup.push(() => catalogSync.stop());

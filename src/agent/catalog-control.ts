@@ -12,6 +12,7 @@ import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import type { CatalogFollower } from './catalog-follower.js';
 import type { MapSource } from './map-source.js';
+import type { Members } from './members.js';
 
 const BPF_F_NO_PREALLOC = 1;
 
@@ -20,13 +21,14 @@ export interface CatalogControlComponents {
   readonly follower: CatalogFollower;
   readonly source: MapSource;
   readonly maps: readonly AgentMap[];
+  readonly members: Pick<Members, 'report'>;
   readonly clock: Clock;
   readonly peerId: string;
   publish(bytes: Uint8Array): void;
 }
 
 export function createCatalogControl(components: CatalogControlComponents): CatalogControl {
-  const { catalog, follower, source, maps, clock, peerId, publish } = components;
+  const { catalog, follower, source, maps, members, clock, peerId, publish } = components;
   const nowMs = (): number => Math.floor(clock.wallUs() / 1000);
   const edit = async (change: Parameters<Catalog['edit']>[0]): Promise<void> => {
     const bytes = catalog.edit(change);
@@ -58,15 +60,24 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
     })),
   });
   return {
+    problems: () => follower.problems.values(),
     report: (): CatalogReport => {
       const { content, editors, digest, refused } = catalog;
+      const seenMs = new Map(members.report().map((each) => [each.peerId, each.lastSeenMs]));
       return {
         formatVersion: content.formatVersion,
         digest,
         refused,
         editors: editors.map((key) => peerIdOfPublicKey(Buffer.from(key, 'hex'))),
         maps: [...content.maps.values()].map(report).toSorted((a, b) => (a.name < b.name ? -1 : 1)),
-        members: [...content.members],
+        members: content.members.map((each) => ({
+          ...each,
+          // Kept by each node for itself: written into the catalog it would make it grow for ever.
+          lastSeenMs: Math.max(
+            each.lastSeenMs,
+            each.peerId === peerId ? nowMs() : (seenMs.get(each.peerId) ?? 0),
+          ),
+        })),
       };
     },
     add: async (name, given) => {

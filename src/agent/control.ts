@@ -58,7 +58,7 @@ export class Control implements AgentControl {
     const { lonelyProblem } = membership;
     if (lonelyProblem !== null) problems.push(lonelyProblem);
     problems.push(...this.#clockProblems());
-    problems.push(...(this.#parts.follower?.problems.values() ?? []));
+    problems.push(...(this.catalog?.problems() ?? []));
     return {
       peerId: mesh.peerId,
       cluster: settings.cluster,

@@ -7,7 +7,6 @@ import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Timers } from '../core/timers.js';
 import type { Mesh } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
-import type { CatalogFollower } from './catalog-follower.js';
 import type { Journal } from './journal.js';
 import type { Members } from './members.js';
 import type { Membership } from './membership.js';
@@ -41,6 +40,4 @@ export interface AgentParts {
   readonly resizer: Resizer;
   readonly standby: Standby;
   readonly catalog: Catalog;
-  /** Null: this agent has the maps that it was given, whatever the catalog says. */
-  readonly follower: CatalogFollower | null;
 }

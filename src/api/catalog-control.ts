@@ -63,6 +63,8 @@ export interface NewMap {
 /** Changes resolve when this node has followed them. Each rejects with ERR_EDITOR on a node that may not edit. */
 export interface CatalogControl {
   report(): CatalogReport;
+  /** Why maps of the catalog are not replicated on this node. */
+  problems(): Iterable<string>;
   add(name: string, map: NewMap): Promise<{ readonly name: string; readonly problem: string | null }>;
   /** @param words KEY=VALUE */
   set(name: string, words: readonly string[]): Promise<void>;

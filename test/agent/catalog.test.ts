@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import type { CatalogReport } from '../../src/api/catalog-control.js';
 import { mapmesh, TestAgent } from '../support/agents.js';
+import { loadXdp } from '../support/bpf-object.js';
 import { dumpPin, kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
 
@@ -159,5 +160,81 @@ describe('agents with nothing but --bootstrap and --pin-root', { skip, concurren
     for (const agent of agents) await until('the map to be live', () => isLive(agent, 'fine'));
     const digests = await Promise.all(agents.map(async (agent) => (await catalogOf(agent)).digest));
     assert.equal(new Set(digests).size, 1);
+  });
+});
+
+describe('two nodes that were edited apart', { skip, concurrency: false }, () => {
+  const nodes = new Nodes();
+  const { agents } = nodes;
+  after(() => nodes.end());
+  const ALSO_HASH = ['--type', 'hash', '--key', '4', '--value', '16', '--max-entries', '1000'];
+
+  it('show all of it when they meet again; of a name taken on both sides the first counts, and who lost is told', async () => {
+    await nodes.startAll(2);
+    map(agents[0]!, 'add', 'shared', ...HASH);
+    await until('the map to be live', () => isLive(agents[1]!, 'shared'));
+    // Each is alone while the other is down: neither hears of what the other is told.
+    await agents[1]!.end();
+    map(agents[0]!, 'add', 'left', ...HASH);
+    map(agents[0]!, 'set', 'shared', 'ttl-ms=60000');
+    map(agents[0]!, 'add', 'taken', ...HASH);
+    const { peerId } = await agents[0]!.status();
+    await agents[0]!.end();
+    await nodes.start(1, []);
+    map(agents[1]!, 'add', 'right', ...HASH);
+    map(agents[1]!, 'set', 'shared', 'evicted=restore');
+    map(agents[1]!, 'add', 'taken', ...ALSO_HASH);
+    const startMs = performance.now();
+    await nodes.start(0, [agents[1]!.multiaddr]);
+    const digest = async (agent: TestAgent) => (await catalogOf(agent)).digest;
+    await until(
+      'the catalogs to be equal',
+      async () => (await digest(agents[0]!)) === (await digest(agents[1]!)),
+    );
+    process.stdout.write(
+      `figure: two catalogs equal ${Math.round(performance.now() - startMs)} ms after a node was started\n`,
+    );
+    for (const agent of agents) {
+      const { maps } = await catalogOf(agent);
+      assert.deepEqual(
+        maps.map(({ name }) => name),
+        ['left', 'right', 'shared', 'taken'],
+      );
+      const policy = maps[2]!.policy.join(' ');
+      assert.match(policy, /ttl-ms=60000/);
+      assert.match(policy, /evicted=restore/);
+      assert.equal(maps[3]!.valueBytes, 8);
+      assert.equal(maps[3]!.addedBy, peerId);
+      for (const name of ['left', 'right', 'shared'])
+        await until(`${name} to be live`, () => isLive(agent, name));
+    }
+    await until('the loser to be told', async () => (await agents[1]!.status()).problems.length > 0);
+    const { problems } = await agents[1]!.status();
+    assert.match(
+      problems.join(),
+      /another one was added by this name before, by .*value is 16 B here and 8 B in the catalog/,
+    );
+  });
+});
+
+describe('a map of a real BPF object', { skip, concurrency: false }, () => {
+  const nodes = new Nodes();
+  const { agents } = nodes;
+  after(() => nodes.end());
+
+  it('shows the same fields on a node where it was made from the catalog', async () => {
+    await nodes.startAll(2);
+    const objects = join(nodes.maps.directory, 'objects');
+    mkdirSync(objects);
+    loadXdp('test/kernel/bpf/typed-values.bpf.c', objects);
+    map(agents[0]!, 'add', 'flows', '--from', join(objects, 'flows'));
+    for (const agent of agents) await until('the map to be live', () => isLive(agent, 'flows'));
+    const entry = ['flows', '{saddr: 10.0.0.1, dport: 443}', '{verdict: DROP}'];
+    assert.equal(mapmesh('put', ...entry, '--api', agents[0]!.api).code, 0);
+    await until('the entry to be there', () => dumpPin(nodes.pin(1, 'flows')).size === 1);
+    const [ours, theirs] = agents.map((agent) => mapmesh('dump', 'flows', '--api', agent.api).stdout);
+    assert.match(ours!, /saddr: 10\.0\.0\.1, .*dport: 443.*verdict: DROP/);
+    assert.equal(theirs, ours);
+    assert.match(map(agents[1]!, 'show', 'flows'), /value: .*verdict/);
   });
 });

@@ -2,8 +2,11 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
+import { CATALOG_TOPIC } from '../../src/agent/catalog-sync.js';
 import { RECONCILE_PROTOCOL } from '../../src/agent/reconciler.js';
 import { sha256 } from '../../src/agent/sha256.js';
+import type { CatalogReport } from '../../src/api/catalog-control.js';
+import { Catalog } from '../../src/catalog/catalog.js';
 import { mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { createSigner, generateIdentity } from '../../src/mesh/identity.js';
@@ -16,6 +19,7 @@ import { until } from '../support/until.js';
 
 const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 8 } as const;
 const MAP_ID = mapIdOf('default', 'm', SHAPE, sha256);
+const IDENTITY = generateIdentity();
 const TOPIC = `map/m/${toHex(MAP_ID.subarray(0, 8))}`;
 
 describe('an agent with a hostile peer', { concurrency: false }, () => {
@@ -32,8 +36,12 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
           away: [],
           ready: false,
           maps: [
-            { name: 'm', ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0, digest: '0'.repeat(16) },
+            {
+              ...{ name: 'm', generation: 1, ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0 },
+              ...{ digest: '0'.repeat(16), live: false },
+            },
           ],
+          catalog: '0'.repeat(16),
         }),
         onHello: () => undefined,
         onDistantHello: () => undefined,
@@ -51,16 +59,33 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
         bootstrap: [agent.multiaddr],
         allow: [],
         secret: null,
-        identity: generateIdentity(),
+        identity: IDENTITY,
       },
     );
-    hostile.subscribe(TOPIC, () => 'accept');
+    for (const topic of [TOPIC, CATALOG_TOPIC]) hostile.subscribe(topic, () => 'accept');
     await hostile.start();
     await until('the hostile peer to be up', () => isUp);
   });
   after(async () => {
     await hostile.stop();
     await agent.end();
+  });
+
+  it('changes of the catalog by who is no editor are refused and counted', async () => {
+    const { peerId } = await agent.status();
+    const catalog = async () =>
+      (await (await fetch(`http://${agent.api}/v1/catalog`)).json()) as CatalogReport;
+    await until('the map to be in the catalog', async () => (await catalog()).maps.length === 1);
+    assert.equal(mapmesh('map', 'editors', peerId, '--api', agent.api).code, 0);
+    const before = await catalog();
+    const sly = new Catalog({ ...createSigner(IDENTITY), verify: () => true, clientId: () => 7 }, 'default');
+    const list = sly.setEditors([toHex(createSigner(IDENTITY).publicKey)]);
+    const update = sly.edit((draft) => draft.seen('nobody', 1))!;
+    for (const bytes of [list, update, randomBytes(200)]) await hostile.publish(CATALOG_TOPIC, bytes);
+    await until('both to be counted', async () => (await catalog()).refused === before.refused + 2);
+    const after = await catalog();
+    assert.equal(after.digest, before.digest);
+    assert.deepEqual(after.editors, [peerId]);
   });
 
   /** A frame that is valid but for what `edit` does to it. */

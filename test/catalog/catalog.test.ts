@@ -125,6 +125,17 @@ describe('catalog', () => {
     assert.deepEqual(b.catalog.content.gone.get('m'), { generation: 2, unpins: true });
   });
 
+  it('a removal counts for all of that generation, also what was added apart from it', () => {
+    const [a, b] = [catalogOf(), catalogOf()];
+    a.catalog.edit((draft) => draft.addMap('m', SPEC));
+    a.catalog.edit((draft) => draft.removeMap('m', { unpins: false }));
+    b.catalog.edit((draft) => draft.addMap('m', { ...SPEC, valueBytes: 16 }));
+    equalEverywhere([a, b], new SeededRandom(5));
+    assert.equal(a.catalog.content.maps.size, 0);
+    b.catalog.edit((draft) => draft.addMap('m', SPEC));
+    assert.equal(b.catalog.content.maps.get('m')!.generation, 2);
+  });
+
   it('random edits, cuts and lists of editors: who has the same changes has the same catalog', () => {
     for (let seed = 1; seed <= 60; seed++) {
       const random = new SeededRandom(seed);

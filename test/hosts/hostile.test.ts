@@ -38,7 +38,13 @@ const hello = () => ({
   wallMs: Date.now(),
   away: [],
   ready: false,
-  maps: [{ name: 'm', ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0, digest: '0'.repeat(16) }],
+  maps: [
+    {
+      ...{ name: 'm', generation: 1, ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0 },
+      ...{ digest: '0'.repeat(16), live: false },
+    },
+  ],
+  catalog: '0'.repeat(16),
 });
 
 describe('three hosts beside one that means harm', { skip, concurrency: false }, () => {
