@@ -6,7 +6,7 @@ import { type CatalogMap, MAP_NAME, MAP_SPEC, type MapSpec, shapeOn, typesOf } f
 import { parseBtf } from '../core/btf.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
-import { describe, entryLayout } from '../core/layout.js';
+import { describe, entryLayout, type Layout } from '../core/layout.js';
 import { formatPolicy, parsePolicyWords } from '../core/map-policy.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
@@ -133,13 +133,19 @@ function specFor(name: string, given: NewMap, source: MapSource): MapSpec {
   });
 }
 
+/** One line: the fields of a struct, and what each is. */
+function outlineOf(layout: Layout): string {
+  if (!('fields' in layout)) return describe(layout);
+  return `{${layout.fields.map((field) => `${field.name}: ${describe(field.layout)}`).join(', ')}}`;
+}
+
 /** The type as text; null if it is not known. */
 function fieldsOf(map: CatalogMap, what: 'key' | 'value', cpus: number): string | null {
   const types = typesOf(map);
   if (types === null) return null;
   try {
     const layout = entryLayout(parseBtf(types.btf), types.keyTypeId, types.valueTypeId, shapeOn(map, cpus));
-    return layout === null ? null : describe(layout[what]);
+    return layout === null ? null : outlineOf(layout[what]);
   } catch (error) {
     if (error instanceof MapmeshError && error.code === 'ERR_WIRE') return null;
     throw error;
