@@ -181,6 +181,12 @@ export class Resizer {
     if (resizable === undefined) throw noPin(map);
     if (map.state !== 'live')
       throw refusal(map, `it is ${map.state}`, 'Wait until `mapmesh status` says live.');
+    if (map.core.isStandby)
+      throw refusal(
+        map,
+        'its kernel map is left alone: it is a standby',
+        'Commit it first: `mapmesh commit`.',
+      );
     if (resizable.isBusy || map.bindings.length > 1)
       throw refusal(
         map,
@@ -216,7 +222,7 @@ export class Resizer {
   #tick(): void {
     for (const resizable of this.#maps.values()) {
       const { map, isBusy, wanted } = resizable;
-      if (isBusy || map.state !== 'live') continue;
+      if (isBusy || map.state !== 'live' || map.core.isStandby) continue;
       if (map.bindings.length > 1) this.#exclusively(resizable, () => this.#look(resizable));
       else if (wanted > map.core.port.info.maxEntries) this.#grow(resizable);
     }
