@@ -57,6 +57,7 @@ describe('usage', () => {
       [['status', '--api', '7601'], /expected HOST:PORT/],
       [['get', 'blocklist'], /missing required argument 'KEY'/],
       [['get', 'blocklist', '0a0'], /"0a0"/],
+      [['map', 'add', 'x', '--type', 'hash', '--key', '4'], /--value, --max-entries not given/],
       [['get', 'blocklist', '0xzz'], /hex/],
       [['put', 'blocklist', '00', 'x'], /value "x"/],
       [['put', 'blocklist', '00'], /missing required argument 'VALUE'/],

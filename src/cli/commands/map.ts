@@ -85,9 +85,26 @@ async function add(name: string, flags: AddFlags): Promise<void> {
     from: flags.from,
     policy: flags.policy,
   };
+  checkShape(name, flags);
   const added = await clientOf(flags).addMap(name, given);
   if (added.problem !== null) note(added.problem);
   await (flags.json ? printJson(added) : printLine(`${name}: added`));
+}
+
+/** @throws MapmeshError ERR_USAGE naming every flag that is missing */
+function checkShape(name: string, flags: AddFlags): void {
+  if (flags.from !== undefined) return;
+  const shape = {
+    '--type': flags.type,
+    '--key': flags.key,
+    '--value': flags.value,
+    '--max-entries': flags.maxEntries,
+  };
+  const missing = Object.entries(shape).flatMap(([flag, value]) => (value === undefined ? [flag] : []));
+  if (missing.length === 0) return;
+  throw new MapmeshError('ERR_USAGE', `Cannot add map "${name}": ${missing.join(', ')} not given`, {
+    hint: 'A map has --type, --key, --value and --max-entries, or is made like another one: --from SELECTOR.',
+  });
 }
 
 async function editors(peerIds: string[], flags: ClientFlags & { everybody?: boolean }): Promise<void> {
