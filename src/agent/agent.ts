@@ -5,6 +5,7 @@
  */
 import type { AgentControl } from '../api/control.js';
 import type { Log } from '../config/log.js';
+import { policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
@@ -309,6 +310,7 @@ export async function composeAgent(
       : new CatalogFollower({
           ...{ catalog, source, maps, resizer, clock, timers, log, peerId, startMap, stopMap, publish },
           isLasting: dataDir !== null,
+          policyOf: (map) => policyFor(settings, map.name, map.policy),
         });
   catalog.onChange = () => {
     saveCatalog();

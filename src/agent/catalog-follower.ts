@@ -10,7 +10,7 @@ import { parseBtf } from '../core/btf.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { entryLayout, layoutDifferences } from '../core/layout.js';
-import { samePolicy } from '../core/map-policy.js';
+import { type MapPolicy, samePolicy } from '../core/map-policy.js';
 import { type MapPort, type MapTypes, shapeDifferences } from '../core/map-port.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
@@ -33,6 +33,8 @@ export interface FollowerComponents {
   /** The node has the same PeerId in its next run. */
   readonly isLasting: boolean;
   readonly resizer: Pick<Resizer, 'want'>;
+  /** How this node is to treat the map. */
+  policyOf(map: CatalogMap): MapPolicy;
   startMap(map: MapToMake, options: StartOptions): AgentMap;
   stopMap(map: AgentMap): Promise<void>;
   /** Spreads a change of the catalog. */
@@ -99,7 +101,8 @@ export class CatalogFollower {
     if (wanted?.generation === map.generation) {
       const differences = this.#differences(wanted, map.core.port);
       if (differences.length === 0) {
-        if (!samePolicy(map.policy, wanted.policy)) map.setPolicy(wanted.policy);
+        const policy = this.#components.policyOf(wanted);
+        if (!samePolicy(map.policy, policy)) map.setPolicy(policy);
         // How large a map was when it was added is every host's own affair.
         if (wanted.version > 1) this.#components.resizer.want(map, wanted.maxEntries);
         return;
@@ -131,7 +134,10 @@ export class CatalogFollower {
       }
       const { name, generation, policy } = map;
       const isFounder = this.#founded.delete(`${name}/${generation}`);
-      startMap({ name, generation, port: opened.port, policy }, { pin: opened.pin, isFounder });
+      startMap(
+        { name, generation, port: opened.port, catalogPolicy: policy },
+        { pin: opened.pin, isFounder },
+      );
       this.#problems.delete(name);
       log.info({ map: name, kernelId: opened.port.info.kernelId }, 'map of the catalog is taken up');
     } catch (error) {
@@ -162,7 +168,6 @@ export class CatalogFollower {
     try {
       const change = catalog.edit((draft) => {
         draft.addMap(map.name, { ...spec, addedMs: Math.floor(clock.wallUs() / 1000), addedBy: peerId });
-        draft.setPolicy(map.name, map.policy);
       });
       if (change !== null) publish(change);
     } catch (error) {

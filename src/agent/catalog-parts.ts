@@ -70,7 +70,7 @@ export function firstMapsOf(
       port,
       pin: pins.get(name) ?? null,
       ...(generation === undefined ? {} : { generation }),
-      ...(map === undefined ? {} : { policy: map.policy }),
+      ...(map === undefined ? {} : { catalogPolicy: map.policy }),
     });
   }
   for (const map of source === null ? [] : maps.values()) {
@@ -79,7 +79,7 @@ export function firstMapsOf(
       const opened = source!.open(map);
       if (opened === null) continue;
       if (catalogDifferences(map, opened.port, source!.host).length > 0) opened.port.close();
-      else first.push({ name: map.name, generation: map.generation, policy: map.policy, ...opened });
+      else first.push({ name: map.name, generation: map.generation, catalogPolicy: map.policy, ...opened });
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
     }

@@ -41,8 +41,8 @@ export interface MapToMake {
   /** The map that is being replaced by a larger one and still used: see agent/resizer.ts. */
   readonly oldPort?: MapPort | null;
   readonly generation?: number;
-  /** As the settings say unless given. */
-  readonly policy?: MapPolicy;
+  /** What the catalog says of it. */
+  readonly catalogPolicy?: Partial<MapPolicy>;
 }
 
 /** Makes maps as the agent handles them, captured from then on. */
@@ -65,7 +65,7 @@ export function createMapMaker(
     Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
   ).slice(0, 16);
   const watch = ({ info }: MapPort) => (info.kernelId === null ? 'sweep' : capture.watch(info));
-  return ({ name, port, oldPort = null, generation = 1, policy = policyFor(settings, name) }) => {
+  return ({ name, port, oldPort = null, generation = 1, catalogPolicy = {} }) => {
     const mapId = mapIdOf(settings.cluster, name, port.info, sha256, generation);
     const core = new ReplicatedMap(oldPort ?? port, components, {
       name,
@@ -75,7 +75,7 @@ export function createMapMaker(
       // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
       firstSeq: clock.wallUs(),
       skewUsMax: settings.skewMsMax * 1000,
-      policy,
+      policy: policyFor(settings, name, catalogPolicy),
     });
     if (oldPort !== null) core.addLink(port);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;

@@ -16,7 +16,7 @@
 import * as Y from 'yjs';
 import { z } from 'zod';
 import { MapmeshError } from '../core/errors.js';
-import { DEFAULT_POLICY, formatPolicy, type MapPolicy, parsePolicy } from '../core/map-policy.js';
+import { formatPolicy, type MapPolicy, parsePolicy } from '../core/map-policy.js';
 import { MAP_ENTRIES_MAX, MAPS_MAX } from './limits.js';
 import { ADDED_SPEC, type AddedSpec, type CatalogMap, MAP_NAME, shapeHash } from './map-spec.js';
 
@@ -148,7 +148,7 @@ export class CatalogDocument {
       setPolicy: (name, policy) => {
         const { generation, policy: before } = mapOf(name);
         const old = wordsOf(before);
-        for (const [word, text] of wordsOf({ ...before, ...policy })) {
+        for (const [word, text] of wordsOf(policy)) {
           if (old.get(word) !== text) root.set(`policy/${name}/${generation}/${word}`, text);
         }
       },
@@ -167,7 +167,7 @@ export class CatalogDocument {
   }
 }
 
-function wordsOf(policy: MapPolicy): Map<string, string> {
+function wordsOf(policy: Partial<MapPolicy>): Map<string, string> {
   return new Map(
     formatPolicy(policy, true).map((word) => {
       const at = word.indexOf('=');
@@ -222,7 +222,7 @@ function readContent(root: Y.Map<unknown>): CatalogContent {
       generation: first.generation,
       version: size?.version ?? 1,
       maxEntries: size?.maxEntries ?? first.spec.maxEntries,
-      policy: { ...DEFAULT_POLICY, ...knownPolicy(policies.get(of) ?? {}) },
+      policy: knownPolicy(policies.get(of) ?? {}),
       rivals: rivals.map(({ spec }) => spec),
     });
   }

@@ -53,7 +53,8 @@ export interface CatalogMap extends AddedSpec {
   readonly generation: number;
   /** Counts the sizes that this one has had. */
   readonly version: number;
-  readonly policy: MapPolicy;
+  /** What the cluster says; the rest is as each node's settings have it (config/policies.ts). */
+  readonly policy: Partial<MapPolicy>;
   /** What was added by the same name elsewhere, with another shape, and does not count. */
   readonly rivals: readonly AddedSpec[];
 }

@@ -34,12 +34,21 @@ export interface PolicySettings {
   readonly policies: readonly PolicyChoice[];
 }
 
-/** The policy that the settings give a map: what is said of it, else what is said of all. */
-export function policyFor(settings: PolicySettings, name: string): MapPolicy {
+/**
+ * The policy of a map on this node: what this node's settings say of the map, else what the catalog says, else what the
+ * settings say of all maps. So the two of an active/standby pair can differ in their `mode`.
+ * @param catalog what the catalog says of the map
+ */
+export function policyFor(
+  settings: PolicySettings,
+  name: string,
+  catalog: Partial<MapPolicy> = {},
+): MapPolicy {
   const { sweepIntervalMs, deleteGuardPercent, evicted, policies } = settings;
   const choice = evicted.find((each) => each.name === name);
   return Object.assign(
     { ...DEFAULT_POLICY, sweepIntervalMs, deleteGuardPercent },
+    catalog,
     choice === undefined ? {} : { evicted: choice.policy },
     ...policies.filter((each) => each.name === name).map(({ policy }) => policy),
   );

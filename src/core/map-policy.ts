@@ -135,9 +135,10 @@ export function parsePolicyWords(words: readonly string[]): Partial<MapPolicy> {
 }
 
 /** The fields as `KEY=VALUE` words that {@link parsePolicyWords} reads back. @param all also those that are as by default */
-export function formatPolicy(policy: MapPolicy, all = false): string[] {
+export function formatPolicy(policy: Partial<MapPolicy>, all = false): string[] {
   return NAMES.flatMap((name) => {
-    const text = formatField(policy, name);
+    if (policy[name] === undefined) return [];
+    const text = formatField({ ...DEFAULT_POLICY, ...policy }, name);
     return all || text !== formatField(DEFAULT_POLICY, name) ? [`${POLICY_FIELDS[name].word}=${text}`] : [];
   });
 }

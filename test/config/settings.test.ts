@@ -127,6 +127,10 @@ policy:
         mode: 'live',
         ttlMs: 60_000,
       });
+      // What a node says of this map goes before what the catalog says, and that before what the node says of all maps.
+      const catalog = { mode: 'live', ttlMs: 5000, sweepIntervalMs: 777 } as const;
+      const { mode, ttlMs, sweepIntervalMs } = policyFor(settings, 'b.c', catalog);
+      assert.deepEqual([mode, ttlMs, sweepIntervalMs], ['standby', 5000, 777]);
       assert.deepEqual(formatPolicy(policyFor(settings, 'b.c')), [
         'mode=standby',
         'delete-guard=20',
