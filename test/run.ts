@@ -1,8 +1,8 @@
 /**
  * Runs the tests: `node dist/test/run.js [GROUP | FILE ...]`, every group when nothing is named.
  *
- * A file belongs to the group of its folder under test/. Unit tests run two at a time; what touches the kernel,
- * the network or real processes runs alone, so that one test's load is not another one's time-out.
+ * A file belongs to the group of its folder under test/. Unit tests and simulations run two at a time; what touches the
+ * kernel, the network or real processes runs alone, so that one test's load is not another one's time-out.
  * The last line reads `N passed, N failed, N skipped`; the exit code is 1 when something failed. With CI set, a skip
  * is a failure too, unless its reason starts with {@link CANNOT_RUN_HERE}. Lines that a test prints and that start with
  * `figure: ` are shown also when it passes.
@@ -43,7 +43,7 @@ const GROUPS: readonly Group[] = [
     problem: () => undefined,
   },
   { name: 'fuzz', folders: ['fuzz'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: () => undefined },
-  { name: 'sim', folders: ['sim'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: () => undefined },
+  { name: 'sim', folders: ['sim'], filesAtOnce: 2, fileTimeoutMs: 400_000, problem: () => undefined },
   { name: 'hosts', folders: ['hosts'], filesAtOnce: 1, fileTimeoutMs: 300_000, problem: hostsProblem },
   { name: 'vm', folders: ['vm'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: vmProblem },
 ];
