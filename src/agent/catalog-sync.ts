@@ -144,6 +144,7 @@ export class CatalogSync {
     const timeout = timers.after(TIMEOUT_MS, () => stream.abort(wire('a silent peer', 'a question')));
     try {
       let isAsked = false;
+      let changes = 0;
       for await (const bytes of stream.frames) {
         if (bytes[0] === HASHES && !isAsked) {
           isAsked = true;
@@ -151,7 +152,8 @@ export class CatalogSync {
           for (const each of missing) await stream.send(frame(CHANGE, each));
           await stream.send(frame(HASHES, catalog.hashes()));
           await stream.send(frame(END));
-        } else if (bytes[0] === CHANGE && isAsked) this.#takeOne(bytes.subarray(1), stream.peerId);
+        } else if (bytes[0] === CHANGE && isAsked && ++changes <= ENVELOPES_MAX)
+          this.#takeOne(bytes.subarray(1), stream.peerId);
         else if (bytes[0] === END) break;
         else throw wire(`a frame of type ${bytes[0]}`, 'one that is due');
       }
@@ -166,7 +168,8 @@ export class CatalogSync {
     let missing: Uint8Array[] | null = null;
     let changes = 0;
     for await (const bytes of stream.frames) {
-      if (bytes[0] === HASHES) missing = this.#components.catalog.missing(bytes.subarray(1));
+      if (bytes[0] === HASHES && missing === null)
+        missing = this.#components.catalog.missing(bytes.subarray(1));
       else if (bytes[0] === CHANGE && ++changes <= ENVELOPES_MAX)
         this.#takeOne(bytes.subarray(1), stream.peerId);
       else if (bytes[0] === END) return missing;

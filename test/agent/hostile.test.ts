@@ -13,6 +13,7 @@ import { createSigner, generateIdentity } from '../../src/mesh/identity.js';
 import { createMesh } from '../../src/mesh/libp2p-mesh.js';
 import type { Mesh } from '../../src/mesh/mesh.js';
 import { mapmesh, TestAgent } from '../support/agents.js';
+import { emptyHello } from '../support/empty-hello.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, testNode } from '../support/node.js';
 import { until } from '../support/until.js';
@@ -31,18 +32,7 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
     await agent.ready();
     hostile = createMesh(
       {
-        describe: () => ({
-          wallMs: Date.now(),
-          away: [],
-          ready: false,
-          maps: [
-            {
-              ...{ name: 'm', generation: 1, ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0 },
-              ...{ digest: '0'.repeat(16), live: false },
-            },
-          ],
-          catalog: '0'.repeat(16),
-        }),
+        describe: () => emptyHello('m', SHAPE),
         onHello: () => undefined,
         onDistantHello: () => undefined,
         onPeerUp: () => {

@@ -135,9 +135,9 @@ describe('waiting for readiness', () => {
   });
 
   it('waits for an agent that is only just starting', async () => {
-    const { server: placeholder, client: early } = await otherServer(() => undefined);
-    const { port } = placeholder.address() as AddressInfo;
-    await new Promise((resolve) => placeholder.close(resolve));
+    const { server: taken, client: early } = await otherServer(() => undefined);
+    const { port } = taken.address() as AddressInfo;
+    await new Promise((resolve) => taken.close(resolve));
     const waiting = early.waitReady(30_000);
     const late = await startApiServer(
       { control: new FullControl(), log: SILENT_LOG },

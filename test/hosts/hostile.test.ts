@@ -16,6 +16,7 @@ import { frameHeader } from '../../src/mesh/frame-reader.js';
 import { mutate } from '../fuzz/mutate.js';
 import { BrokenPeer, CLUSTER, CONTROL, type Dialled, wireTopic } from '../mesh/helpers.js';
 import { SeededRandom } from '../sim/random.js';
+import { emptyHello } from '../support/empty-hello.js';
 import { figure, type Host, Hosts, seconds } from '../support/hosts.js';
 import type { TestMapSpec } from '../support/kernel-maps.js';
 import { ModelPort } from '../support/model-port.js';
@@ -32,20 +33,6 @@ const TOPIC = wireTopic(`map/m/${toHex(MAP_ID.subarray(0, 8))}`);
 /** What an agent may grow by, whatever strangers do. */
 const GROWTH_KB_MAX = 200_000;
 const STREAMS = 8;
-
-/** What an agent says that has nothing and wants everything. */
-const hello = () => ({
-  wallMs: Date.now(),
-  away: [],
-  ready: false,
-  maps: [
-    {
-      ...{ name: 'm', generation: 1, ...SHAPE, seq: 1, floorUs: 0, haveUs: 0, horizonUs: 0 },
-      ...{ digest: '0'.repeat(16), live: false },
-    },
-  ],
-  catalog: '0'.repeat(16),
-});
 
 describe('three hosts beside one that means harm', { skip, concurrency: false }, () => {
   let hosts: Hosts;
@@ -69,7 +56,7 @@ describe('three hosts beside one that means harm', { skip, concurrency: false },
   });
 
   async function intruder(host: Host): Promise<{ peer: BrokenPeer; target: Dialled }> {
-    const peer = await BrokenPeer.start({ app: hello });
+    const peer = await BrokenPeer.start({ app: () => emptyHello('m', SHAPE) });
     peers.push(peer);
     const { peerId } = await host.status();
     return { peer, target: { mesh: { peerId }, address: () => `${host.multiaddr}/p2p/${peerId}` } };
