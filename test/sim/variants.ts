@@ -66,7 +66,7 @@ export const VARIANTS: readonly Variant[] = [
   },
   {
     name: 'the greatest stamp issued is forgotten in a restart',
-    seedsMax: 200,
+    seedsMax: 150,
     options: {
       forced: { kills: true, clockSteps: true, bursts: true, memoryOnly: false },
       sabotage: { forgets: [RECORD_STAMPS] },
