@@ -45,10 +45,10 @@ export function parseOptions(args: readonly string[]): BenchOptions {
     .option('--keys <N>', 'entries that are written', integer(1, 4_000_000))
     .option('--rate <N>', 'writes a second', integer(1, 10_000_000))
     .option('--value-bytes <N>', 'bytes of a value', integer(VALUE_BYTES_MIN, VALUE_BYTES_MAX), 32)
-    .option('--writers <WHO>', 'one or all nodes write', oneOf(['one', 'all']), 'one')
-    .option('--duration <S>', 'seconds that each timed part lasts', integer(1, 3600))
+    .option('--writers <WHO>', 'who writes in scenario scale: one node or all', oneOf(['one', 'all']), 'one')
+    .option('--duration <S>', 'seconds that each timed part lasts; of heal, the cut', integer(1, 3600))
     .option('--memory', 'memory: maps, also where this is root')
-    .option('--seed <N>', 'for what is drawn at random', integer(0, 0xffff_ffff), 1)
+    .option('--seed <N>', 'for what is drawn at random (reconcile, spread)', integer(0, 0xffff_ffff), 1)
     .option('--json <FILE>', 'where the figures go (default: bench/results/)')
     .option('--profile <DIR>', 'write CPU profiles of the agents there')
     .option('--readme [FILE]', "write README's table, after the run or from the figures in FILE");

@@ -31,7 +31,7 @@ export class Bench {
   /** Starts agents, lets `work` measure, and stops them whatever happens. @param label names the profiles. */
   async withCluster<T>(
     label: string,
-    options: Pick<ClusterOptions, 'nodes' | 'maxEntries' | 'extra'>,
+    options: Pick<ClusterOptions, 'nodes' | 'maxEntries' | 'isKept' | 'extra'>,
     work: (cluster: Cluster) => Promise<T>,
   ): Promise<T> {
     const { valueBytes, profile } = this.options;

@@ -104,10 +104,16 @@ struct mm_dump {
 int mm_map_dump_next(int fd, struct mm_dump *dump, void *keys, void *values, uint32_t count, uint32_t key_bytes,
 		     uint32_t value_bytes, uint32_t max_entries);
 
-/* The ids of programs that were loaded with the map, up to `count_max`; returns how many. */
+/*
+ * The ids of programs that were loaded with the map, up to `count_max`; returns how many. -EPERM without CAP_SYS_ADMIN: then
+ * nothing is known of any.
+ */
 int mm_map_programs(uint32_t map_id, uint32_t *ids, uint32_t count_max);
-/* Likewise the processes, this one left out, that have it open. Looks at every fd of the host: may take a while. */
-int mm_map_processes(uint32_t map_id, uint32_t *pids, uint32_t count_max);
+/*
+ * Likewise the processes, this one left out, that have it open. Looks at every fd of the host: may take a while.
+ * hidden: of so many it cannot be told; 0 with CAP_SYS_PTRACE.
+ */
+int mm_map_processes(uint32_t map_id, uint32_t *pids, uint32_t count_max, uint32_t *hidden);
 
 /* ---- capture ---- */
 

@@ -1,8 +1,9 @@
 /**
  * Runs the tests: `node dist/test/run.js [GROUP | FILE ...]`, every group when nothing is named.
  *
- * A file belongs to the group of its folder under test/. Unit tests and simulations run two at a time; what touches the
- * kernel, the network or real processes runs alone, so that one test's load is not another one's time-out.
+ * A file belongs to the group of its folder under test/. Unit tests run two at a time. What touches the kernel, the network
+ * or real processes runs one at a time, so that one test's load is not another one's time-out; most of that waits, so
+ * what only computes (fuzzer, simulator) runs beside it and gives way.
  * The last line reads `N passed, N failed, N skipped`; the exit code is 1 when something failed. With CI set, a skip
  * is a failure too, unless its reason starts with {@link CANNOT_RUN_HERE}. Lines that a test prints and that start with
  * `figure: ` are shown also when it passes.
@@ -26,6 +27,8 @@ interface Group {
   /** Folders under test/; null takes every folder that no other group names. */
   readonly folders: readonly string[] | null;
   readonly filesAtOnce: number;
+  /** Needs nothing but the CPU, and has no deadline but the file's: runs beside the other groups and gives way to them. */
+  readonly isBackground?: true;
   readonly fileTimeoutMs: number;
   /** Why no file of the group can run on this machine, if so. */
   readonly problem: () => string | undefined;
@@ -42,8 +45,22 @@ const GROUPS: readonly Group[] = [
     fileTimeoutMs: 300_000,
     problem: () => undefined,
   },
-  { name: 'fuzz', folders: ['fuzz'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: () => undefined },
-  { name: 'sim', folders: ['sim'], filesAtOnce: 2, fileTimeoutMs: 400_000, problem: () => undefined },
+  {
+    name: 'fuzz',
+    folders: ['fuzz'],
+    filesAtOnce: 1,
+    isBackground: true,
+    fileTimeoutMs: 900_000,
+    problem: () => undefined,
+  },
+  {
+    name: 'sim',
+    folders: ['sim'],
+    filesAtOnce: 2,
+    isBackground: true,
+    fileTimeoutMs: 900_000,
+    problem: () => undefined,
+  },
   { name: 'hosts', folders: ['hosts'], filesAtOnce: 1, fileTimeoutMs: 300_000, problem: hostsProblem },
   { name: 'vm', folders: ['vm'], filesAtOnce: 1, fileTimeoutMs: 400_000, problem: vmProblem },
 ];
@@ -89,13 +106,19 @@ async function main(args: readonly string[]): Promise<number> {
   const startMs = performance.now();
   const totals: Totals = { passed: 0, failed: 0, skipped: 0, failures: [], skips: new Map() };
   const all = listTestFiles(DIST_TEST);
-  for (const group of GROUPS) {
-    const mine =
-      args.length === 0 || groups.includes(group.name)
-        ? all.filter((file) => groupOf(file) === group)
-        : files.filter((file) => groupOf(file) === group);
-    if (mine.length > 0) await runGroup(group, mine, totals);
-  }
+  const runAll = async (some: readonly Group[]): Promise<void> => {
+    for (const group of some) {
+      const mine =
+        args.length === 0 || groups.includes(group.name)
+          ? all.filter((file) => groupOf(file) === group)
+          : files.filter((file) => groupOf(file) === group);
+      if (mine.length > 0) await runGroup(group, mine, totals);
+    }
+  };
+  await Promise.all([
+    runAll(GROUPS.filter((group) => group.isBackground === undefined)),
+    runAll(GROUPS.filter((group) => group.isBackground)),
+  ]);
   return summarize(totals, performance.now() - startMs);
 }
 
@@ -109,9 +132,10 @@ async function runGroup(group: Group, files: readonly string[], totals: Totals):
   const queue = [...files];
   const worker = async (): Promise<void> => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-      const live = group.filesAtOnce === 1;
+      const live = group.filesAtOnce === 1 && group.isBackground === undefined;
       const result = await runFile(file, {
         timeoutMs: group.fileTimeoutMs,
+        isBackground: group.isBackground ?? false,
         // A file that runs alone and for long shows that it is alive.
         onResult: (test) =>
           live && test.durationMs > 2000 && say(`      ${test.path.join(' > ')}  ${seconds(test)}`),

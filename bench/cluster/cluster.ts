@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ApiClient } from '../../src/api/client.js';
+import { parseApiAddress } from '../../src/core/api-address.js';
 import { TestAgent } from '../../test/support/agents.js';
 import { TestMaps } from '../../test/support/kernel-maps.js';
 import { until } from '../../test/support/until.js';
@@ -25,6 +26,8 @@ export interface ClusterOptions {
   readonly nodes: number;
   readonly valueBytes: number;
   readonly maxEntries: number;
+  /** Every agent has a data directory. */
+  readonly isKept?: boolean;
   /** Further flags of every agent. */
   readonly extra?: readonly string[];
   /** Absolute folder for CPU profiles of what the agents do from when they are ready; null: none. */
@@ -95,20 +98,20 @@ export class Cluster {
 
   /** Starts one more agent, and waits until it is ready. Its map is empty. */
   async add(): Promise<BenchNode> {
-    const { valueBytes, maxEntries, extra = [] } = this.#options;
+    const { valueBytes, maxEntries, isKept = false, extra = [] } = this.#options;
     const number = this.#started++;
+    const kept = isKept ? ['--data-dir', join(this.#folder, `data${number}`)] : [];
     const shape = { keyBytes: KEY_BYTES, valueBytes, maxEntries };
     const pin = this.#maps?.create(`n${number}`, { kind: 'hash', ...shape }) ?? null;
     const socket = join(this.#folder, `probe${number}`);
     const agent = await TestAgent.start({
       maps: { [MAP_NAME]: pin ?? `memory:${KEY_BYTES}:${valueBytes}:${maxEntries}` },
       bootstrap: this.nodes.slice(0, 1).map((first) => first.agent.multiaddr),
-      extra: ['--log-level', 'warn', ...extra],
+      extra: ['--log-level', 'warn', ...kept, ...extra],
       env: { NODE_OPTIONS: `--import ${PROBE}`, MAPMESH_PROBE: socket },
       timeoutMs: START_TIMEOUT_MS,
     });
-    const [host, port] = agent.api.split(':');
-    const client = new ApiClient({ host: host!, port: Number(port) });
+    const client = new ApiClient(parseApiAddress(agent.api)!);
     const map = { client, name: MAP_NAME, keyBytes: KEY_BYTES, valueBytes };
     const node = new BenchNode(agent, await ProbeClient.connect(socket), map, pin);
     this.nodes.push(node);

@@ -10,6 +10,7 @@ import { latency } from './latency.js';
 import { micro } from './micro.js';
 import { reconcile } from './reconcile.js';
 import { scale } from './scale.js';
+import { spread } from './spread.js';
 import { sustained } from './sustained.js';
 import { writer } from './writer.js';
 
@@ -22,6 +23,7 @@ export const SCENARIOS: readonly Scenario[] = [
   writer,
   contended,
   scale,
+  spread,
   join,
   reconcile,
   micro,

@@ -27,15 +27,17 @@ export const latency: Scenario = {
     const { options } = bench;
     await measureFloor(bench);
     for (const nodes of options.nodes === null ? NODES : [options.nodes]) await measure(bench, nodes);
+    await measure(bench, options.nodes ?? NODES[0]!, true);
   },
 };
 
-async function measure(bench: Bench, nodes: number): Promise<void> {
+/** @param isKept the nodes have their registers on disk, so what is told has been written before */
+async function measure(bench: Bench, nodes: number, isKept = false): Promise<void> {
   const { options, findings, progress } = bench;
-  const label = `latency, ${nodes} nodes`;
+  const label = `latency, ${nodes} nodes${isKept ? ', on disk' : ''}`;
   const rate = options.rate ?? RATE;
   const writes = rate * (options.durationS ?? DURATION_S);
-  await bench.withCluster(label, { nodes, maxEntries: WARM_UP_WRITES + KEYS }, async (cluster) => {
+  await bench.withCluster(label, { nodes, isKept, maxEntries: WARM_UP_WRITES + KEYS }, async (cluster) => {
     const send = async (plan: { first: number; count: number; rounds?: number }): Promise<number[][]> => {
       const watch = await cluster.watch(plan);
       await cluster.nodes[0]!.write({ ...plan, rate });
@@ -48,6 +50,10 @@ async function measure(bench: Bench, nodes: number): Promise<void> {
       number[],
       number[],
     ];
+    if (isKept) {
+      findings.latency(`latency.disk${nodes}`, `idle write, ${nodes} nodes, kept on disk`, spreadOf(each));
+      return;
+    }
     findings.latency(`latency.nodes${nodes}`, `idle write, ${nodes} nodes`, spreadOf(each), TARGETS[nodes]);
     findings.curve('latency', `mapmesh, ${nodes} nodes`, distributionOf(each));
     if (nodes > 2) {

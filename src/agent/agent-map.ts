@@ -6,6 +6,7 @@ import type { Received } from '../core/replica.js';
 import type { ReplicatedMap } from '../core/replicated-map.js';
 import { Binding } from './binding.js';
 import type { Journal } from './journal.js';
+import { writerKeys } from './writer-lists.js';
 
 /**
  * `joining`: taking the mesh's state, kernel map untouched but for what wins; `live`: in step;
@@ -33,6 +34,8 @@ export class AgentMap {
   remembers = false;
   /** The map is a standby by its policy, but was committed on this node. */
   isCommitted = false;
+  /** Told when the map is not this agent's any more. */
+  onRemoved: (() => void) | null = null;
   /** Told when the policy has changed. */
   onPolicy: (() => void) | null = null;
   /** Winners wait: the kernel map is yet to be compared with what the log says it had. */
@@ -43,6 +46,8 @@ export class AgentMap {
   pinProblem = '';
   /** What nodes with another shape of the map say of it, by PeerId. */
   readonly mismatches = new Map<string, string>();
+  /** What is amiss with agents of this host that are bound to the same kernel map, by PeerId. */
+  readonly sharers = new Map<string, string>();
   lastSweep: SweepRecord | null = null;
   /** Why the last sweep failed; empty when it did not. */
   sweepProblem = '';
@@ -69,6 +74,11 @@ export class AgentMap {
   /** Whether it takes part at all: batches of it are made, taken in and exchanged. */
   get isReplicated(): boolean {
     return this.state === 'joining' || this.state === 'live';
+  }
+
+  /** As people are told it. */
+  get shownState(): AgentMapState | 'standby' {
+    return this.state === 'live' && this.core.isStandby ? 'standby' : this.state;
   }
 
   /** The newest kernel map. */
@@ -130,6 +140,7 @@ export class AgentMap {
   /** From now on the map is treated so. */
   setPolicy(policy: MapPolicy): void {
     this.core.setPolicy(policy);
+    this.core.setWriters(writerKeys(policy), policy.writersSinceMs * 1000);
     this.onPolicy?.();
   }
 

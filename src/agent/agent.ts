@@ -8,28 +8,34 @@ import type { Log } from '../config/log.js';
 import { policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
-import { MapmeshError } from '../core/errors.js';
+import type { MapmeshError } from '../core/errors.js';
+import { beginMesh, FOUNDING_BYTES } from '../core/foundings.js';
 import { HybridClock } from '../core/hybrid-clock.js';
-import { type MapPort, shapeDifferences } from '../core/map-port.js';
+import type { MapPort } from '../core/map-port.js';
 import { Origins } from '../core/origins.js';
 import type { Timers } from '../core/timers.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
-import type { Mesh, MeshHandlers, Verdict } from '../mesh/mesh.js';
+import type { Mesh, MeshHandlers } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
+import { AwaitedMaps } from './awaited-maps.js';
+import { watchBootstrap } from './bootstrap-watch.js';
 import { createCatalogControl } from './catalog-control.js';
 import { CatalogFollower } from './catalog-follower.js';
-import { firstMapsOf, openCatalog } from './catalog-parts.js';
+import { openCatalog } from './catalog-parts.js';
 import { CatalogSync } from './catalog-sync.js';
 import type { Cleanup } from './cleanup.js';
 import { ClockGuard } from './clock-guard.js';
 import { Control } from './control.js';
 import { Expiries } from './expiries.js';
+import { firstMapsOf } from './first-maps.js';
 import { helloOf } from './hello.js';
 import { Journal, type JournalComponents } from './journal.js';
-import { createMapMaker, type MapComponents, type MapToMake } from './make-maps.js';
+import { createMapMaker, type MapComponents, type MapToMake, watch } from './make-maps.js';
 import type { MapSource } from './map-source.js';
 import { Members, type MembersComponents } from './members.js';
 import { Membership } from './membership.js';
+import { oldMapOf } from './old-map.js';
+import { otherNameOf } from './one-name.js';
 import { OriginNames } from './origin-names.js';
 import type { AgentParts } from './parts.js';
 import { Pump } from './pump.js';
@@ -38,12 +44,11 @@ import { type PinPort, Rebinder } from './rebinder.js';
 import { Reconciler } from './reconciler.js';
 import { Replication, type StartOptions } from './replication.js';
 import { Resizer } from './resizer.js';
+import { SharedMaps } from './shared-maps.js';
 import { Standby } from './standby.js';
 import { Sweeps } from './sweeps.js';
 import { VERSION } from './version.js';
-
-/** How often it is checked whether the mesh has turned this node away for good. */
-const BOOTSTRAP_CHECK_MS = 250;
+import { WriterLists } from './writer-lists.js';
 
 /** The outside of an agent. Whoever opened it closes it, except the capture and the mesh, which the agent does. */
 export interface AgentComponents extends Omit<MapComponents, 'hlc' | 'origins'> {
@@ -93,17 +98,20 @@ export async function composeAgent(
   const makeMap = createMapMaker(settings, { ...components, hlc, origins });
   /** Of all parts; {@link Replication} changes it. */
   const maps: AgentMap[] = [];
-  const { catalog, save: saveCatalog } = await openCatalog(
-    { ...components, store: dataDir },
-    settings.cluster,
-    cleanup,
-  );
+  const {
+    catalog,
+    save: saveCatalog,
+    saved: catalogSaved,
+  } = await openCatalog({ ...components, store: dataDir }, settings.cluster, cleanup);
   const { source, ports } = components;
-  const first = firstMapsOf(catalog, source, ports, components.pins).map((map) => ({
-    map: makeMap({ ...map, oldPort: oldMapOf(map.name, map.port, map.pin, log) }),
-    pin: map.pin,
-  }));
+  const found = firstMapsOf(catalog, source, ports, components.pins, log);
+  const first = found.first.map((map) => ({ map: makeMap(map), pin: map.pin }));
   const firstMaps = first.map(({ map }) => map);
+  const awaited = new AwaitedMaps(
+    dataDir === null ? [] : found.missing,
+    makeMap,
+    source === null ? 1 : source.host.cpus,
+  );
   // Those that they are bound to at the end; the ones of the start are closed already where they were replaced.
   cleanup.push(() => {
     for (const map of maps) for (const { port } of map.core.links) port.close();
@@ -114,7 +122,7 @@ export async function composeAgent(
       ? null
       : await Journal.open(
           { timers, bootId: components.bootId, openLog: (options) => dataDir.openLog(options) },
-          firstMaps,
+          [...firstMaps, ...awaited.all],
           hlc,
           log,
         );
@@ -155,7 +163,7 @@ export async function composeAgent(
   });
 
   const mesh = components.createMesh({
-    describe: () => helloOf(maps, membership, members, catalog, clock),
+    describe: () => helloOf(maps, membership, members, catalog, sharedMaps, clock),
     onHello: (peerId, app) => {
       const hello = membership.hello(peerId, app);
       catalogSync.hear(peerId, hello.catalog);
@@ -166,7 +174,9 @@ export async function composeAgent(
       catalogSync.up(peerId);
     },
     onPeerDown: (peerId) => {
+      members.lost(peerId);
       membership.gone(peerId);
+      sharedMaps.gone(peerId);
       catalogSync.forget(peerId);
     },
     onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
@@ -179,22 +189,36 @@ export async function composeAgent(
     { maps, mesh, origins, clock, timers, log },
     {
       onMerged: () => pump.scheduleApply(),
-      onReconciled: (map, peerId) => membership.reconciled(map, peerId),
+      onReconciled: (map, peerId) => {
+        members.reconciled(map, peerId);
+        membership.reconciled(map, peerId);
+      },
       flushed: () => pump.flushedOnce(),
       tellable: async (map) => map.journal?.tellable(map),
     },
   );
+  /** With a --pin-root other maps may yet come. */
+  const onAllRefused = (error: MapmeshError): void => {
+    if (settings.pinRoot === null) fail(error);
+  };
+  const sharedMaps = new SharedMaps({
+    ...{ maps, log, peerId: mesh.peerId, onAllRefused },
+    bootId: () => components.bootId(),
+  });
+  const writerLists = new WriterLists({ mesh, pump, reconciler, timers, log });
   const membership = new Membership(
     maps,
     reconciler,
     timers,
     log,
     {
+      onFirst: ({ core }) =>
+        beginMesh(core.replica, Buffer.from(random.bytes(FOUNDING_BYTES)).readBigUInt64LE()),
       onCaughtUp: (map) => goLive(map).catch(fail),
-      // With a --pin-root other maps may yet come.
-      onAllRefused: (error) => settings.pinRoot === null && fail(error),
+      onAllRefused,
       headOf: (map, peerId) => map.core.replica.batches.head(origins.intern(publicKeyOfPeerId(peerId))),
       isHeldBackDue: (map) => map.core.replica.heldBackUs <= clock.wallUs(),
+      onNeighbour: (peerId, hello) => sharedMaps.hear(peerId, hello),
       onHello: (peerId, hello) => members.hear(peerId, hello),
       onReadiness: () => readiness.changed(),
     },
@@ -204,6 +228,8 @@ export async function composeAgent(
       reconcileIntervalMs: settings.reconcileIntervalMs,
       lonelyAfterMs: settings.lonelyAfterMs,
       knowsCatalog: () => knowsCatalog,
+      isOfCatalog: ({ name, generation }) =>
+        source !== null && catalog.content.maps.get(name)?.generation === generation,
     },
   );
   const catalogSync = new CatalogSync({
@@ -213,10 +239,13 @@ export async function composeAgent(
     log,
     onSynced: () => {
       if (knowsCatalog) return;
-      void (follower?.follow() ?? Promise.resolve()).then(() => {
-        knowsCatalog = true;
-        readiness.changed();
-      });
+      const followed = follower?.follow() ?? Promise.resolve();
+      followed
+        .then(() => {
+          knowsCatalog = true;
+          readiness.changed();
+        })
+        .catch(fail);
     },
   });
   /** What the catalog has is here, or there is nobody to take it from, or it does not matter. */
@@ -225,6 +254,7 @@ export async function composeAgent(
   const resizer = new Resizer({ pump, sweeps, capture, journal, timers, log }, fail);
   const rebinder = new Rebinder(
     {
+      maps,
       pump,
       sweeps,
       capture,
@@ -232,13 +262,17 @@ export async function composeAgent(
       resizer,
       timers,
       log,
-      onResumed: (map) => {
-        for (const { peerId } of mesh.peers()) reconciler.request(map, peerId);
-      },
+      onResumed: reconcileWithAll,
     },
     fail,
   );
   pump.onSweepWanted = (map) => sweeps.want(map);
+  // Until now the others could not be told up to where this node's own batches are complete.
+  members.onOwnTrusted = reconcileWithAll;
+
+  function reconcileWithAll(map: AgentMap): void {
+    for (const { peerId } of mesh.peers()) reconciler.request(map, peerId);
+  }
 
   /** Before anything of the mesh is merged: the log still says what the kernel map had when the agent stopped. */
   async function findChangesMadeMeanwhile(map: AgentMap): Promise<void> {
@@ -279,6 +313,7 @@ export async function composeAgent(
     maps,
     journal,
     mesh,
+    capture,
     pump,
     sweeps,
     reconciler,
@@ -290,36 +325,48 @@ export async function composeAgent(
     catalog,
     standby,
   };
-  const replication = new Replication(maps, {
-    ...parts,
-    capture,
-    receive: (map, frame, from) => receive(parts, map, frame, from),
-  });
+  const replication = new Replication(maps, { ...parts, log });
   for (const { map, pin } of first) replication.admit(map, pin);
   const startMap: ComposedAgent['startMap'] = (map, options) => {
-    const made = makeMap(map);
+    // Programs may still write to the one that it was about to replace when an earlier run ended.
+    const isTaken = (kernelId: number | null) => otherNameOf(map.name, kernelId, maps) !== undefined;
+    const oldPort = oldMapOf(map.name, map.port, options.pin, isTaken, log);
+    const whole = { ...map, oldPort };
+    const expected = awaited.take(whole, (port) => watch(capture, port));
+    const made = expected ?? makeMap(whole);
+    sharedMaps.added(made);
     replication.start(made, options);
+    if (expected !== undefined) writerLists.enforce(made).catch(fail);
     return made;
   };
   const stopMap = (map: AgentMap): Promise<void> => replication.stop(map);
   const peerId = mesh.peerId;
-  const publish = (bytes: Uint8Array): void => catalogSync.publish(bytes);
+  const publish = (bytes: Uint8Array): void => {
+    for (const each of [bytes, ...catalog.fold()]) catalogSync.publish(each);
+  };
   const follower =
     source === null
       ? null
       : new CatalogFollower({
-          ...{ catalog, source, maps, resizer, clock, timers, log, peerId, startMap, stopMap, publish },
+          ...{ catalog, source, maps, resizer, writerLists, clock, timers, log, peerId },
+          ...{ startMap, stopMap, publish, onAllRefused, fail },
+          bySettings: new Set(ports.keys()),
           isLasting: dataDir !== null,
+          saved: catalogSaved,
           policyOf: (map) => policyFor(settings, map.name, map.policy),
         });
   catalog.onChange = () => {
     saveCatalog();
+    for (const map of awaited.dropRemoved(catalog.content.maps)) journal?.remove(map);
     follower?.follow().catch(fail);
   };
   const catalogControl =
     follower === null || source === null
       ? undefined
-      : createCatalogControl({ catalog, follower, source, maps, members, clock, peerId, publish });
+      : createCatalogControl({
+          ...{ catalog, follower, source, maps, members, resizer, clock, peerId, publish },
+          saved: catalogSaved,
+        });
   const control = new Control(parts, catalogControl);
   cleanup.push(await components.serve(control));
   cleanup.push(() => mesh.stop());
@@ -333,6 +380,8 @@ export async function composeAgent(
   cleanup.push(() => rebinder.stop());
   cleanup.push(() => resizer.stop());
   for (const map of firstMaps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
+  // What the log has was taken in by the list of that time.
+  for (const map of firstMaps) await writerLists.enforce(map);
   await mesh.start();
   pump.start();
   membership.start();
@@ -350,63 +399,4 @@ export async function composeAgent(
     startMap,
     stopMap,
   };
-}
-
-/** The map that the one at the pin was to replace when the agent stopped, if it was in the middle of that; else null. */
-function oldMapOf(name: string, port: MapPort, pin: PinPort | null, log: Log): MapPort | null {
-  const resize = pin?.resize ?? null;
-  try {
-    const old = resize?.openOld() ?? null;
-    if (old === null) return null;
-    const isSame = old.info.kernelId === port.info.kernelId; // it was about to be replaced
-    const differences = shapeDifferences(old.info, port.info);
-    if (!isSame && differences.length === 0) return old;
-    old.close();
-    if (isSame) resize!.dropOld();
-    else
-      log.warn({ map: name, differences }, 'the map that is pinned as the old one of this map is not that');
-  } catch (error) {
-    if (!(error instanceof MapmeshError)) throw error;
-    log.warn({ map: name, code: error.code }, error.message);
-  }
-  return null;
-}
-
-/** Validates and merges a gossiped batch in one go. */
-function receive(parts: AgentParts, map: AgentMap, frame: Uint8Array, from: string): Verdict {
-  if (!map.isReplicated) return 'ignore';
-  try {
-    const { origin, seq, won, heldBack } = map.receive(frame);
-    if (map.core.replica.batches.note(origin, seq, heldBack === 0)) {
-      parts.reconciler.request(map, parts.membership.sourceOf(parts.names.peerId(origin), from));
-    }
-    if (won > 0) parts.pump.scheduleApply();
-    return 'accept';
-  } catch (error) {
-    if (error instanceof MapmeshError) return error.code === 'ERR_LIMIT' ? 'ignore' : 'reject';
-    throw error;
-  }
-}
-
-/** Fails the agent when every bootstrap address has turned it away for good before it ever joined. */
-function watchBootstrap(
-  settings: AgentSettings,
-  { timers, mesh, membership }: AgentParts,
-  fail: (error: unknown) => void,
-): () => void {
-  const timer = timers.every(BOOTSTRAP_CHECK_MS, () => {
-    if (membership.ready || settings.bootstrap.length === 0) return timer.cancel();
-    if (mesh.peers().some((peer) => peer.greeted)) return;
-    const definitive = mesh.bootstrapProblems().filter((problem) => problem.definitive);
-    const addresses = new Set(definitive.map((problem) => problem.address));
-    if (!settings.bootstrap.every((address) => addresses.has(address))) return;
-    timer.cancel();
-    const reasons = definitive.map(({ address, reason }) => `${address}: ${reason}`).join('; ');
-    fail(
-      new MapmeshError('ERR_JOIN', `Cannot join the mesh: ${reasons}`, {
-        hint: 'Compare --cluster, --secret-file and --allow with those of the other nodes.',
-      }),
-    );
-  });
-  return () => timer.cancel();
 }

@@ -9,6 +9,8 @@ export class Binding {
   /** Another one once the map is rebound. */
   link: KernelLink;
   tier: CaptureTier;
+  /** The kernel map is this map's to listen to. Not while its pin points to something that cannot take its place. */
+  isWatched = true;
   /** The log says what this agent had left in this very kernel map when it last ran. */
   hasHistory = false;
   /**

@@ -1,20 +1,24 @@
 /** The catalog as the API sees it: what it says, and changes made on this node. */
+import type { z } from 'zod';
 import type { CatalogControl, CatalogMapReport, CatalogReport, NewMap } from '../api/catalog-control.js';
 import type { Catalog } from '../catalog/catalog.js';
+import { kernelRefusals, withNeededFlags } from '../catalog/kernel-rules.js';
 import { MAP_ENTRIES_MAX } from '../catalog/limits.js';
 import { type CatalogMap, MAP_NAME, MAP_SPEC, type MapSpec, shapeOn, typesOf } from '../catalog/map-spec.js';
 import { parseBtf } from '../core/btf.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { describe, entryLayout, type Layout } from '../core/layout.js';
-import { formatPolicy, parsePolicyWords } from '../core/map-policy.js';
+import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from '../core/limits.js';
+import { formatPolicy, type MapPolicy, parsePolicyWords } from '../core/map-policy.js';
+import { MAP_KINDS } from '../core/map-port.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import type { CatalogFollower } from './catalog-follower.js';
-import type { MapSource } from './map-source.js';
+import type { DescribedMap, MapSource } from './map-source.js';
 import type { Members } from './members.js';
-
-const BPF_F_NO_PREALLOC = 1;
+import { otherNameOf, twoNames } from './one-name.js';
+import type { Resizer } from './resizer.js';
 
 export interface CatalogControlComponents {
   readonly catalog: Catalog;
@@ -22,20 +26,49 @@ export interface CatalogControlComponents {
   readonly source: MapSource;
   readonly maps: readonly AgentMap[];
   readonly members: Pick<Members, 'report'>;
+  readonly resizer: Pick<Resizer, 'problem'>;
   readonly clock: Clock;
   readonly peerId: string;
   publish(bytes: Uint8Array): void;
+  /** Resolves when changes made by now are on disk. @throws MapmeshError ERR_DATA_DIR */
+  saved(): Promise<void>;
 }
 
 export function createCatalogControl(components: CatalogControlComponents): CatalogControl {
-  const { catalog, follower, source, maps, members, clock, peerId, publish } = components;
+  const { catalog, follower, source, maps, members, resizer, clock, peerId, publish, saved } = components;
   const nowMs = (): number => Math.floor(clock.wallUs() / 1000);
-  const edit = async (change: Parameters<Catalog['edit']>[0]): Promise<void> => {
+  /** @param made told at once, before anything follows from it; not if the edit fails */
+  const edit = async (
+    change: Parameters<Catalog['edit']>[0],
+    made = (): void => undefined,
+  ): Promise<void> => {
     const bytes = catalog.edit(change);
+    made();
     if (bytes !== null) publish(bytes);
+    await saved();
     await follower.follow();
   };
-  const report = (map: CatalogMap): CatalogMapReport => ({
+  /** A new list of writers holds from now on, unless it says itself: what this node has by then stays. @throws MapmeshError ERR_CONFIG */
+  const withSince = (name: string, policy: Partial<MapPolicy>): Partial<MapPolicy> => {
+    const { writers, writersSinceMs } = policy;
+    for (const each of writers ?? []) publicKeyOfPeerId(each);
+    const before = catalog.content.maps.get(name)?.policy.writers;
+    if (writers === undefined || writersSinceMs !== undefined || before?.join() === writers.join())
+      return policy;
+    const othersUs = maps.find((map) => map.name === name)?.core.replica.othersUs ?? 0;
+    return { ...policy, writersSinceMs: Math.max(nowMs(), Math.ceil(othersUs / 1000)) };
+  };
+  const problemOf = (name: string): MapmeshError | null => follower.problems.get(name) ?? null;
+  const report = (map: CatalogMap): CatalogMapReport => {
+    const here = maps.find(({ name }) => name === map.name);
+    return { ...described(map), ...stateOf(map, here) };
+  };
+  const stateOf = (map: CatalogMap, here: AgentMap | undefined) => ({
+    state: here?.shownState ?? null,
+    problem: problemOf(map.name)?.message ?? null,
+    resizeProblem: (here !== undefined && resizer.problem(here)) || null,
+  });
+  const described = (map: CatalogMap) => ({
     name: map.name,
     kind: map.kind,
     keyBytes: map.keyBytes,
@@ -50,8 +83,6 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
     policy: formatPolicy(map.policy, true),
     key: fieldsOf(map, 'key', source.host.cpus),
     value: fieldsOf(map, 'value', source.host.cpus),
-    state: maps.find(({ name }) => name === map.name)?.state ?? null,
-    problem: follower.problems.get(map.name) ?? null,
     rivals: map.rivals.map(({ addedBy, kind, keyBytes, valueBytes }) => ({
       addedBy,
       kind,
@@ -60,7 +91,11 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
     })),
   });
   return {
-    problems: () => follower.problems.values(),
+    problems: () => [
+      ...[...follower.problems.values()].map(({ message }) => message),
+      ...(catalog.problem === null ? [] : [catalog.problem]),
+    ],
+    problemOf,
     report: (): CatalogReport => {
       const { content, editors, digest, refused } = catalog;
       const seenMs = new Map(members.report().map((each) => [each.peerId, each.lastSeenMs]));
@@ -86,18 +121,38 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
           'ERR_USAGE',
           `Cannot add map "${name}": expected a name of a-z 0-9 . _ -, up to 64`,
         );
-      const spec = specFor(name, given, source);
-      const policy = parsePolicyWords(given.policy ?? []);
-      if (given.from !== undefined) source.bind(name, given.from);
-      follower.found(name);
-      await edit((draft) => {
-        draft.addMap(name, { ...spec, addedMs: nowMs(), addedBy: peerId });
-        draft.setPolicy(name, policy);
-      });
-      const problem = follower.problems.get(name);
-      return { name, problem: problem ?? null };
+      const spec = specFor(name, given, components);
+      const policy = withSince(name, parsePolicyWords(given.policy ?? []));
+      const added = { ...spec, addedMs: nowMs(), addedBy: peerId };
+      const { maps: known, gone } = catalog.content;
+      const generation = (gone.get(name)?.generation ?? 0) + 1;
+      // What is there already is bound as it is: the edit says that the name is taken, or that this node may not edit.
+      const isNew = !known.has(name) && catalog.mayEdit();
+      if (isNew && given.from !== undefined) await source.bind(name, generation, given.from);
+      const takeBack = isNew
+        ? source.make({ ...added, name, generation, version: 1, policy, rivals: [] })
+        : null;
+      let isAdded = false;
+      try {
+        await edit(
+          (draft) => {
+            draft.addMap(name, added);
+            draft.setPolicy(name, policy);
+          },
+          () => {
+            isAdded = true;
+            follower.found(name, catalog.content.maps.get(name)!.generation);
+          },
+        );
+      } finally {
+        if (!isAdded) takeBack?.();
+      }
+      return { name, problem: problemOf(name)?.message ?? null };
     },
-    set: (name, words) => edit((draft) => draft.setPolicy(name, parsePolicyWords(words))),
+    set: async (name, words) => {
+      const policy = withSince(name, parsePolicyWords(words));
+      await edit((draft) => draft.setPolicy(name, policy));
+    },
     resize: (name, maxEntries) =>
       edit((draft) => {
         checkRoom(name, catalog.content.maps.get(name)?.maxEntries, maxEntries);
@@ -105,31 +160,69 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
       }),
     remove: (name, options) => edit((draft) => draft.removeMap(name, options)),
     setEditors: async (peerIds) => {
+      if (peerIds.length === 0 && catalog.editors.length === 0) return;
       publish(
         catalog.setEditors(peerIds.map((each) => Buffer.from(publicKeyOfPeerId(each)).toString('hex'))),
       );
+      await saved();
     },
   };
 }
 
-function specFor(name: string, given: NewMap, source: MapSource): MapSpec {
+/** @throws MapmeshError ERR_USAGE for what no kernel makes, or this one has by another name; and as {@link MapSource.describe} */
+function specFor(
+  name: string,
+  given: NewMap,
+  { source, maps }: Pick<CatalogControlComponents, 'source' | 'maps'>,
+): MapSpec {
   const described = given.from === undefined ? null : source.describe(given.from);
+  if (described !== null) checkFrom(name, described, maps);
   const { kind, keyBytes, valueBytes, maxEntries, flags } = given;
-  const said = Object.fromEntries(
+  const said: Record<string, unknown> = Object.fromEntries(
     Object.entries({ kind, keyBytes, valueBytes, maxEntries, flags }).filter(
       ([, value]) => value !== undefined,
     ),
   );
-  const none = {
-    flags: kind === 'lpm_trie' ? BPF_F_NO_PREALLOC : 0,
-    byteOrder: source.host.byteOrder,
-    types: null,
-  };
-  const spec = MAP_SPEC.safeParse({ ...(described ?? none), ...said });
-  if (spec.success) return spec.data;
-  const problems = spec.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`);
+  const none = { flags: 0, byteOrder: source.host.byteOrder, types: null };
+  const parsed = MAP_SPEC.safeParse({ ...(described?.spec ?? none), ...said });
+  const spec = parsed.success ? withNeededFlags(parsed.data) : null;
+  const problems = parsed.success ? [] : shapeProblems(parsed.error, said);
+  if (spec !== null) problems.push(...kernelRefusals(spec));
+  if (spec !== null && problems.length === 0) return spec;
   throw new MapmeshError('ERR_USAGE', `Cannot add map "${name}": ${problems.join('; ')}`, {
-    hint: 'Give --type, --key, --value and --max-entries, or --from SELECTOR.',
+    hint: 'A map has --type, --key, --value and --max-entries, or is made like another one: --from SELECTOR.',
+  });
+}
+
+/** @throws MapmeshError ERR_USAGE */
+function checkFrom(name: string, { kernelId }: DescribedMap, maps: readonly AgentMap[]): void {
+  if (kernelId === null)
+    throw new MapmeshError(
+      'ERR_USAGE',
+      `Cannot add map "${name}": a \`memory:\` map is no map of the host, expected the selector of a kernel map`,
+      { hint: 'Give --type, --key, --value and --max-entries, or bind it with --map on each node.' },
+    );
+  const other = otherNameOf(name, kernelId, maps);
+  if (other !== undefined) throw twoNames('ERR_USAGE', name, other, kernelId);
+}
+
+/** What a map is made from, as the command line calls it. */
+const SHAPE_FIELDS: Readonly<Record<string, { readonly flag: string; readonly expected: string }>> = {
+  kind: { flag: '--type', expected: `one of ${MAP_KINDS.join(', ')}` },
+  keyBytes: { flag: '--key', expected: `a whole number from 1 to ${KEY_BYTES_MAX}` },
+  valueBytes: { flag: '--value', expected: `a whole number from 1 to ${VALUE_BYTES_MAX}` },
+  maxEntries: { flag: '--max-entries', expected: `a whole number from 1 to ${MAP_ENTRIES_MAX}` },
+  flags: { flag: '--flags', expected: 'a whole number from 0 to 4294967295' },
+};
+
+/** A sentence for each field that is not as it has to be. */
+function shapeProblems({ issues }: z.ZodError, said: Readonly<Record<string, unknown>>): string[] {
+  const wrong = new Set(issues.map(({ path }) => String(path[0])));
+  return [...wrong].map((field) => {
+    const { flag, expected } = SHAPE_FIELDS[field] ?? { flag: '', expected: 'otherwise' };
+    const value = said[field];
+    const is = value === undefined ? 'is not given' : `is ${JSON.stringify(value)}, expected ${expected}`;
+    return `${field} (${flag}) ${is}`;
   });
 }
 

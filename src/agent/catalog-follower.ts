@@ -16,8 +16,10 @@ import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { MapToMake } from './make-maps.js';
 import type { MapSource, OpenedMap } from './map-source.js';
+import { otherNameOf, twoNames } from './one-name.js';
 import type { StartOptions } from './replication.js';
 import type { Resizer } from './resizer.js';
+import type { WriterLists } from './writer-lists.js';
 
 /** What could not be done is tried again, and maps that have become live are entered. */
 const TICK_MS = 1000;
@@ -30,22 +32,31 @@ export interface FollowerComponents {
   readonly timers: Timers;
   readonly log: Log;
   readonly peerId: string;
+  /** Names of the maps that the settings bind: they enter the catalog. */
+  readonly bySettings: ReadonlySet<string>;
   /** The node has the same PeerId in its next run. */
   readonly isLasting: boolean;
   readonly resizer: Pick<Resizer, 'want'>;
+  readonly writerLists: Pick<WriterLists, 'enforce'>;
   /** How this node is to treat the map. */
   policyOf(map: CatalogMap): MapPolicy;
   startMap(map: MapToMake, options: StartOptions): AgentMap;
   stopMap(map: AgentMap): Promise<void>;
+  /** Resolves when what the catalog says now is on disk; rejects if that cannot be. */
+  saved(): Promise<void>;
   /** Spreads a change of the catalog. */
   publish(bytes: Uint8Array): void;
+  /** A node that had not joined yet is left without any map. */
+  onAllRefused(error: MapmeshError): void;
+  /** Something impossible has happened. */
+  fail(error: unknown): void;
 }
 
 export class CatalogFollower {
   readonly #components: FollowerComponents;
   /** Why a map of the catalog is not replicated here, by name. */
-  readonly #problems = new Map<string, string>();
-  /** Generations that were added here: nobody had them before. */
+  readonly #problems = new Map<string, MapmeshError>();
+  /** Generations that were added here since maps were last taken up: nobody had them before. */
   readonly #founded = new Set<string>();
   #timer: Timer | null = null;
   #following: Promise<void> = Promise.resolve();
@@ -56,8 +67,10 @@ export class CatalogFollower {
   }
 
   start(): void {
-    this.#timer = this.#components.timers.every(TICK_MS, () => this.follow());
-    this.follow();
+    const { timers, fail } = this.#components;
+    const follow = (): unknown => this.follow().catch(fail);
+    this.#timer = timers.every(TICK_MS, follow);
+    follow();
   }
 
   async stop(): Promise<void> {
@@ -66,66 +79,96 @@ export class CatalogFollower {
     await this.#following;
   }
 
-  get problems(): ReadonlyMap<string, string> {
+  get problems(): ReadonlyMap<string, MapmeshError> {
     return this.#problems;
   }
 
-  /** The map is about to be added here. */
-  found(name: string): void {
-    const generation = (this.#components.catalog.content.gone.get(name)?.generation ?? 0) + 1;
+  /** That generation of the map has just been added here: if it is taken up at once, there is nobody to catch up with. */
+  found(name: string, generation: number): void {
     this.#founded.add(`${name}/${generation}`);
   }
 
-  /** Does what the catalog says now, after what is under way. Resolves when that is done. */
+  /** Does what the catalog says now, after what is under way. Resolves when that is done; rejects if it cannot be. */
   follow(): Promise<void> {
-    this.#following = this.#following.then(() => this.#follow());
-    return this.#following;
+    const done = this.#following.then(() => this.#follow());
+    // Whoever called hears of it: those that come later are not to fail with it.
+    this.#following = done.catch(() => undefined);
+    return done;
   }
 
   async #follow(): Promise<void> {
+    const { catalog, maps, saved } = this.#components;
+    // A map of which the disk does not know after a kill would find nothing of its registers in the log. If the disk is full
+    // it is taken up nevertheless.
+    await saved().catch(() => undefined);
     if (this.#stopped) return;
-    const { catalog, maps } = this.#components;
     for (const name of this.#problems.keys())
       if (!catalog.content.maps.has(name)) this.#problems.delete(name);
     for (const map of [...maps]) await this.#keepOrStop(map);
     this.#noteSelf();
-    for (const map of catalog.content.maps.values()) {
-      if (!this.#stopped && maps.every(({ name }) => name !== map.name)) this.#takeUp(map);
+    try {
+      for (const map of catalog.content.maps.values()) {
+        if (!this.#stopped && maps.every(({ name }) => name !== map.name)) this.#takeUp(map);
+      }
+    } finally {
+      // What could not be taken up at once others may have had, written and deleted by the time that it can be.
+      this.#founded.clear();
     }
   }
 
   async #keepOrStop(map: AgentMap): Promise<void> {
-    const { catalog, stopMap, source, log } = this.#components;
+    const { catalog, maps, stopMap, source, writerLists, log } = this.#components;
     const wanted = catalog.content.maps.get(map.name);
     const gone = catalog.content.gone.get(map.name);
     if (wanted?.generation === map.generation) {
       const differences = this.#differences(wanted, map.core.port);
       if (differences.length === 0) {
         const policy = this.#components.policyOf(wanted);
-        if (!samePolicy(map.policy, policy)) map.setPolicy(policy);
+        if (!samePolicy(map.policy, policy)) {
+          map.setPolicy(policy);
+          await writerLists.enforce(map);
+        }
         // How large a map was when it was added is every host's own affair.
         if (wanted.version > 1) this.#components.resizer.want(map, wanted.maxEntries);
         return;
       }
-      this.#refuse(wanted, differences);
+      const error = this.#refuse(wanted, differences);
+      const hadJoined = map.state === 'live';
       await stopMap(map);
+      if (!hadJoined && maps.length === 0) this.#components.onAllRefused(error);
       return;
     }
-    if (wanted === undefined && map.generation > (gone?.generation ?? 0)) {
+    // Of any other map the catalog has forgotten that it was added: whoever did was struck off the list of editors.
+    const isEntering = this.#components.bySettings.has(map.name);
+    if (isEntering && wanted === undefined && map.generation > (gone?.generation ?? 0)) {
       if (map.generation === (gone?.generation ?? 0) + 1) this.#enter(map);
       return;
     }
     await stopMap(map);
-    if (wanted === undefined && gone?.unpins === true) source.unpin(map.name);
+    if (wanted !== undefined) {
+      log.info(
+        { map: map.name },
+        'the catalog has another map of this name: that is taken up in place of this one',
+      );
+      return;
+    }
+    if (gone?.unpins === true) source.unpin(map.name, map.generation);
     log.info({ map: map.name }, 'map was removed from the catalog: it is no longer replicated');
   }
 
   #takeUp(map: CatalogMap): void {
-    const { source, startMap, log } = this.#components;
+    const { source, maps, startMap, log } = this.#components;
     let opened: OpenedMap | null = null;
     try {
       opened = source.open(map);
       if (opened === null) return; // this host is not to have it
+      const { kernelId } = opened.port.info;
+      const other = otherNameOf(map.name, kernelId, maps);
+      if (other !== undefined) {
+        opened.port.close();
+        this.#problem(map.name, twoNames('ERR_USAGE', map.name, other, kernelId));
+        return;
+      }
       const differences = this.#differences(map, opened.port);
       if (differences.length > 0) {
         opened.port.close();
@@ -133,7 +176,7 @@ export class CatalogFollower {
         return;
       }
       const { name, generation, policy } = map;
-      const isFounder = this.#founded.delete(`${name}/${generation}`);
+      const isFounder = this.#founded.has(`${name}/${generation}`);
       startMap(
         { name, generation, port: opened.port, catalogPolicy: policy },
         { pin: opened.pin, isFounder },
@@ -142,7 +185,7 @@ export class CatalogFollower {
       log.info({ map: name, kernelId: opened.port.info.kernelId }, 'map of the catalog is taken up');
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
-      this.#problem(map.name, error.code, error.message);
+      this.#problem(map.name, error);
     }
   }
 
@@ -172,7 +215,7 @@ export class CatalogFollower {
       if (change !== null) publish(change);
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
-      this.#problem(map.name, error.code, error.message);
+      this.#problem(map.name, error);
     }
   }
 
@@ -180,21 +223,22 @@ export class CatalogFollower {
     return catalogDifferences(map, port, this.#components.source.host);
   }
 
-  #refuse(map: CatalogMap, differences: readonly string[]): void {
+  #refuse(map: CatalogMap, differences: readonly string[]): MapmeshError {
     const { peerId } = this.#components;
     const lost = map.rivals.some(({ addedBy }) => addedBy === peerId);
     const why = lost ? `another one was added by this name before, by ${map.addedBy}: ` : '';
-    this.#problem(
-      map.name,
+    const error = new MapmeshError(
       'ERR_MAP_SHAPE',
       `Cannot replicate map "${map.name}": ${why}${differences.join('; ')}. Pin a map here that fits, or add this one by another name`,
     );
+    this.#problem(map.name, error);
+    return error;
   }
 
-  #problem(name: string, code: string, reason: string): void {
-    if (this.#problems.get(name) === reason) return;
-    this.#problems.set(name, reason);
-    this.#components.log.error({ map: name, code }, reason);
+  #problem(name: string, error: MapmeshError): void {
+    if (this.#problems.get(name)?.message === error.message) return;
+    this.#problems.set(name, error);
+    this.#components.log.error({ map: name, code: error.code }, error.message);
   }
 }
 

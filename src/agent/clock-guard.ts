@@ -88,7 +88,7 @@ export class ClockGuard {
       const registers = restampOwnAfter(map.core.replica, hlc, limitUs, keptUs);
       const frames: Uint8Array[] = [];
       for (let frame = map.core.nextBatch(); frame !== null; frame = map.core.nextBatch()) {
-        journal?.append(map, frame);
+        journal?.appendOwn(map, frame);
         frames.push(frame);
       }
       this.#publishLater(map, frames, waitUs);

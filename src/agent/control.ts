@@ -34,11 +34,16 @@ const RELEASE_CHUNK_ENTRIES = 512;
 /** How far apart clocks may seem without being so: a hello takes its time. */
 const CLOCK_COMPARISON_MS = 1000;
 
+interface Watcher {
+  readonly listener: (change: ChangeReport) => void;
+  readonly onRemoved: () => void;
+}
+
 export class Control implements AgentControl {
   readonly catalog?: CatalogControl;
   readonly #parts: AgentParts;
   readonly #startedMs: number;
-  readonly #watchers = new Map<AgentMap, Set<(change: ChangeReport) => void>>();
+  readonly #watchers = new Map<AgentMap, Set<Watcher>>();
 
   /** @param catalog left out: the agent does not follow one */
   constructor(parts: AgentParts, catalog?: CatalogControl) {
@@ -68,6 +73,7 @@ export class Control implements AgentControl {
       hlc: this.#hlc(clock.wallUs()),
       version,
       degraded: problems.length > 0 || maps.some((map) => map.problems.length > 0),
+      captureReasons: this.#parts.capture.tierReasons ?? [],
       problems,
       peers: mesh.peers().map(({ topics: _, ...peer }) => peer),
       maps,
@@ -110,19 +116,24 @@ export class Control implements AgentControl {
     }
   }
 
-  watch(name: string, listener: (change: ChangeReport) => void): () => void {
+  watch(name: string, listener: Watcher['listener'], onRemoved: Watcher['onRemoved']): () => void {
     const map = this.#map(name);
     const listeners = this.#watchers.get(map) ?? new Set();
     this.#watchers.set(map, listeners);
-    listeners.add(listener);
+    const watcher = { listener, onRemoved };
+    listeners.add(watcher);
     const { replica } = map.core;
     replica.onChange = (entry, source) => {
       const register = this.#register(map, entry);
       const change: ChangeReport = { ...register, op: register.value === null ? 'delete' : 'set', source };
-      for (const each of listeners) each(change);
+      for (const each of listeners) each.listener(change);
+    };
+    map.onRemoved = () => {
+      this.#watchers.delete(map);
+      for (const each of listeners) each.onRemoved();
     };
     return () => {
-      listeners.delete(listener);
+      listeners.delete(watcher);
       if (listeners.size === 0) replica.onChange = null;
     };
   }
@@ -239,7 +250,7 @@ export class Control implements AgentControl {
   async #written(map: AgentMap, entry: number): Promise<WriteReport> {
     const { replica } = map.core;
     const { hi, lo } = replica.stamp(entry);
-    const { mirror, applier, links } = map.core;
+    const { mirror, links } = map.core;
     // An acknowledged write survives a kill -9 of this agent. While a map is resized, it is logged before it is applied.
     const isLogged = map.journal !== null || links.length > 1;
     if (isLogged) await this.#parts.pump.flushed();
@@ -250,7 +261,7 @@ export class Control implements AgentControl {
       return { stamp: formatStamp(hi, lo), applied: false, problem };
     }
     const applied = !mirror.has(entry, MirrorFlag.PENDING);
-    const problem = applied ? null : describeErrno(applier.lastErrno);
+    const problem = applied ? null : refusalOf(map);
     return { stamp: formatStamp(hi, lo), applied, problem };
   }
 
@@ -275,9 +286,10 @@ export class Control implements AgentControl {
       pending: map.core.mirror.pending.size,
       held: map.core.held,
       expired: counters.expired,
+      refused: replica.refused,
       lastSweep: map.lastSweep,
       resizing: resizingOf(this.#parts.resizer.progress(map)),
-      state: map.state === 'live' && map.core.isStandby ? 'standby' : map.state,
+      state: map.shownState,
       policy: map.policy,
       problems: problemsOf(map, this.#parts.resizer.problem(map)),
       sees: coverageOf(info.kind, map.tier, map.isMemory),
@@ -298,6 +310,8 @@ export class Control implements AgentControl {
   #map(name: string): AgentMap {
     const map = this.#parts.maps.find((candidate) => candidate.name === name);
     if (map !== undefined) return map;
+    const problem = this.catalog?.problemOf(name) ?? null;
+    if (problem !== null) throw problem;
     const names = this.#parts.maps.map((candidate) => candidate.name).join(', ') || 'none';
     throw new MapmeshError('ERR_NO_SUCH_MAP', `Cannot find map "${name}": this agent has ${names}`);
   }
@@ -315,18 +329,24 @@ export class Control implements AgentControl {
 function resizingOf(resizing: Resizing | null): ResizingReport | null {
   if (resizing === null) return null;
   const { users, ...rest } = resizing;
-  return { ...rest, programs: users?.programs ?? [], processes: users?.processes ?? [] };
+  const { programs = [], processes = [], unknown = [] } = users ?? {};
+  return { ...rest, programs, processes, unknown };
+}
+
+/** Why the kernel does not take what is pending. */
+function refusalOf({ core: { applier } }: AgentMap): string {
+  return applier.lastRange === '' ? describeErrno(applier.lastErrno) : applier.lastRange;
 }
 
 /** What a human should know of the map, most important first. */
 function problemsOf(map: AgentMap, resizeProblem: string): string[] {
-  const { replica, applier, mirror, held } = map.core;
+  const { replica, mirror, held } = map.core;
   const problems: string[] = [];
   if (map.refusal !== '') problems.push(map.refusal);
-  else problems.push(...map.mismatches.values());
+  else problems.push(...map.mismatches.values(), ...map.sharers.values());
   if (mirror.pending.size > 0) {
     problems.push(
-      `${mirror.pending.size} entries refused by the kernel: ${describeErrno(applier.lastErrno)}`,
+      `${mirror.pending.size} ${mirror.pending.size === 1 ? 'entry' : 'entries'} refused by the kernel: ${refusalOf(map)}`,
     );
   }
   if (held > 0) {

@@ -7,6 +7,7 @@ import { isPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import type { Members } from './members.js';
 import type { Membership } from './membership.js';
+import type { SharedMaps } from './shared-maps.js';
 
 /** Most maps that one node may announce. */
 const MAPS_MAX = 1024;
@@ -28,11 +29,16 @@ const MAP_HELLO = z.object({
   /** What it promises and has, as core/stability.ts says, in microseconds since 1970. */
   floorUs: z.int().min(0),
   haveUs: z.int().min(0),
-  /** Up to when it has dropped tombstones. */
+  /** Up to when tombstones have been dropped by it or any node that it has heard of. */
   horizonUs: z.int().min(0),
   digest: z.string().regex(/^[0-9a-f]{16}$/),
   /** The node has caught up with the mesh as to this map: others may take it from there. */
   live: z.boolean(),
+  /** The kernel maps that it is bound to (agent/shared-maps.ts); left out by nodes that do not say so. */
+  kernelMaps: z
+    .array(z.string().regex(/^[0-9a-f]{16}$/))
+    .max(2)
+    .optional(),
 });
 
 const AWAY_HELLO = z.object({ peerId: z.string().max(64).refine(isPeerId), awayMs: z.number().min(0) });
@@ -43,7 +49,7 @@ const AGENT_HELLO = z.object({
     .number()
     .min(0)
     .max(Number.MAX_SAFE_INTEGER / 1000),
-  /** Members that the node waits for. */
+  /** Members that are gone and that the node waits for. */
   away: z.array(AWAY_HELLO).max(AWAY_MAX),
   /** The node has caught up with the mesh: others may join from it. */
   ready: z.boolean(),
@@ -81,6 +87,7 @@ export function helloOf(
   membership: Pick<Membership, 'ready' | 'isLive'>,
   members: Pick<Members, 'word' | 'away'>,
   catalog: Pick<Catalog, 'digest'>,
+  sharedMaps: Pick<SharedMaps, 'tagsOf'>,
   clock: Clock,
 ): AgentHello {
   return {
@@ -97,9 +104,9 @@ export function helloOf(
         keyBytes: map.core.port.info.keyBytes,
         valueBytes: map.core.port.info.valueBytes,
         ...members.word(map),
-        horizonUs: map.core.replica.horizonUs,
         digest: map.core.replica.digest.hex(),
         live: membership.isLive(map),
+        kernelMaps: sharedMaps.tagsOf(map),
       })),
   };
 }

@@ -3,7 +3,8 @@
  *
  * ```
  * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
- * 2 MARK     u32 hi, u32 lo: greatest stamp issued; only needed once batches have been pruned by a rewrite
+ * 2 MARK     u32 hi, u32 lo: this stamp and those before it are used: at the start of a rewritten log, from which batches were
+ *            pruned, and before each own batch, which may be of a map that the next run does not have
  * 3 KERNEL   16 B map id, words: which kernel maps the registers are mirrored in (boot id and map id of each), and `committed`
  *            if it was a standby; or `standby`, if in none, or `committing`, until they are filled (agent/standby.ts)
  * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
@@ -16,12 +17,19 @@
  * 9 SEQ      16 B map id, u64: batches of this node up to this number may have been made (agent/reservation.ts)
  * 10 STAMPS  u64 us, u64 us, text: up to the first time others were told that no write will come any more; stamps up to
  *            the second may have been used while the host ran that the text names (boot id)
+ * 11 ANEW    16 B map id: the map was let go and is taken up again, without a past: nothing that stands before this counts,
+ *            but the numbers of batches
+ * 12 FOUNDINGS 16 B map id, n x u64: which meshes the registers are of (core/foundings.ts)
+ * 13 REFUSED 16 B map id, keys: the next APPLIED does not speak of their registers, which the kernel map has refused so far
  * ```
  */
 import { MAP_ID_BYTES } from '../core/batch.js';
 import { MapmeshError } from '../core/errors.js';
+import { FOUNDING_BYTES, FOUNDINGS_MAX, type Foundings } from '../core/foundings.js';
 import { MirrorFlag } from '../core/mirror.js';
+import type { RegisterTable } from '../core/register-table.js';
 import type { KernelLink } from '../core/replicated-map.js';
+import type { Stamp } from '../core/stamp.js';
 import type { AgentMap } from './agent-map.js';
 import type { Binding } from './binding.js';
 
@@ -36,13 +44,16 @@ export const RecordType = {
   HELD: 8,
   SEQ: 9,
   STAMPS: 10,
+  ANEW: 11,
+  FOUNDINGS: 12,
+  REFUSED: 13,
 } as const;
 
 /** What KERNEL says instead of, and after, the names of kernel maps. */
 export const KernelWord = { STANDBY: 'standby', COMMITTING: 'committing', COMMITTED: 'committed' } as const;
 
-/** Keys in one HELD record: far under the longest record, also with the longest keys. */
-export const HELD_KEYS_MAX = 256;
+/** Keys in one HELD or REFUSED record: far under the longest record, also with the longest keys. */
+export const RECORD_KEYS_MAX = 256;
 
 /** Where the keys of a HELD record start. */
 export const HELD_KEYS_AT = MAP_ID_BYTES + 4;
@@ -50,6 +61,21 @@ export const HELD_KEYS_AT = MAP_ID_BYTES + 4;
 /** Of a map: its id and a number. */
 export function numberRecord(map: AgentMap, number: number): Uint8Array {
   return Buffer.concat([map.core.replica.mapId, u64(number)]);
+}
+
+export function foundingsRecord({ core: { replica } }: AgentMap): Uint8Array {
+  return Buffer.concat([replica.mapId, ...replica.foundings.map(u64)]);
+}
+
+/** @throws MapmeshError ERR_DATA_DIR */
+export function foundingsOf(payload: Uint8Array): Foundings {
+  const bytes = payload.length - MAP_ID_BYTES;
+  const view = new DataView(payload.buffer, payload.byteOffset + MAP_ID_BYTES, bytes);
+  if (bytes % FOUNDING_BYTES !== 0 || bytes > FOUNDINGS_MAX * FOUNDING_BYTES)
+    throw damagedRecord(RecordType.FOUNDINGS, `it has ${payload.length} bytes`);
+  return Array.from({ length: bytes / FOUNDING_BYTES }, (_, i) =>
+    view.getBigUint64(FOUNDING_BYTES * i, true),
+  );
 }
 
 /** The keys of those entries that are held back in a kernel map, as payloads of HELD. */
@@ -62,9 +88,22 @@ export function* heldRecords(
   const kernelId = Buffer.alloc(HELD_KEYS_AT - MAP_ID_BYTES);
   kernelId.writeUInt32LE(port.info.kernelId ?? 0);
   const held = entries.filter((entry) => mirror.has(entry, MirrorFlag.HELD));
-  for (let at = 0; at < held.length; at += HELD_KEYS_MAX) {
-    const keys = held.slice(at, at + HELD_KEYS_MAX).map((entry) => table.key(entry));
-    yield Buffer.concat([mapId, kernelId, ...keys]);
+  yield* keyRecords([mapId, kernelId], table, held);
+}
+
+/** The keys of registers that the kernel map of the map refused, as payloads of REFUSED. */
+export function* refusedRecords({ core: { replica, link } }: AgentMap): Generator<Uint8Array> {
+  yield* keyRecords([replica.mapId], replica.table, [...new Set(link.mirror.pending.waiting())]);
+}
+
+function* keyRecords(
+  head: readonly Uint8Array[],
+  table: RegisterTable,
+  entries: readonly number[],
+): Generator<Uint8Array> {
+  for (let at = 0; at < entries.length; at += RECORD_KEYS_MAX) {
+    const keys = entries.slice(at, at + RECORD_KEYS_MAX).map((entry) => table.key(entry));
+    yield Buffer.concat([...head, ...keys]);
   }
 }
 
@@ -97,9 +136,17 @@ export function damagedRecord(type: number, what: string, cause?: MapmeshError):
   });
 }
 
-export function u64(number: number): Buffer {
+export function u64(number: number | bigint): Buffer {
   const bytes = Buffer.alloc(8);
   bytes.writeBigUInt64LE(BigInt(number));
+  return bytes;
+}
+
+/** A stamp, as a payload of MARK. */
+export function stampBytes({ hi, lo }: Stamp): Uint8Array {
+  const bytes = Buffer.alloc(8);
+  bytes.writeUInt32LE(hi, 0);
+  bytes.writeUInt32LE(lo, 4);
   return bytes;
 }
 

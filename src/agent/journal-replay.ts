@@ -2,12 +2,13 @@
 import { MAP_ID_BYTES } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
-import { dropOwnAfter, dropRestored } from '../core/forget.js';
+import { dropAllRestored, dropOwnAfter, dropRestored, purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { AgentMap } from './agent-map.js';
 import {
   damagedRecord,
   expectLength,
+  foundingsOf,
   HELD_KEYS_AT,
   nameOf,
   numberIn,
@@ -20,6 +21,8 @@ export interface Replay {
   readonly maps: ReadonlyMap<string, AgentMap>;
   /** Names of the kernel maps that the newest KERNEL says. */
   readonly kernelMaps: Map<AgentMap, ReadonlySet<string>>;
+  /** Keys, by their hex, that the next APPLIED does not speak of. */
+  readonly refused: Map<AgentMap, Set<string>>;
   readonly hlc: HybridClock;
   readonly bootId: string;
   /** Up to then others were told that no write will come any more. */
@@ -28,6 +31,8 @@ export interface Replay {
   mergedUs: number;
   /** Stamps that the log need not know of may have been used up to this time: 0 if the host has not been started anew. */
   usedUs: number;
+  /** The host was started anew since: the log may have lost its end with that. */
+  isOtherBoot: boolean;
 }
 
 /** Takes one record in. @throws MapmeshError ERR_DATA_DIR */
@@ -45,6 +50,7 @@ export function restore(replay: Replay, type: number, payload: Uint8Array): void
     // Only a loss of power takes what was written, and what was used came after what was written.
     const isSameBoot = new TextDecoder().decode(payload.subarray(16)) === bootId;
     replay.usedUs = isSameBoot ? 0 : numberIn(type, payload, 8);
+    replay.isOtherBoot = !isSameBoot;
     return;
   }
   const at = type === RecordType.BATCH ? 16 : 0;
@@ -53,9 +59,18 @@ export function restore(replay: Replay, type: number, payload: Uint8Array): void
   const { replica } = map.core;
   const { keyBytes } = replica.shape;
   if (type === RecordType.BATCH) restoreBatch(map, payload);
-  else if (type === RecordType.APPLIED) replica.settleRestored();
-  else if (type === RecordType.HORIZON) replica.raiseHorizon(numberOf(type, payload));
-  else if (type === RecordType.SEQ) replica.skipBatchesTo(numberOf(type, payload));
+  else if (type === RecordType.APPLIED) {
+    replica.settleRestored(replay.refused.get(map));
+    replay.refused.delete(map);
+  } else if (type === RecordType.REFUSED) {
+    restoreRefused(replay, map, payload);
+  } else if (type === RecordType.HORIZON) {
+    const horizonUs = numberOf(type, payload);
+    // Tombstones up to the one before were dropped: of their keys older registers may have come since.
+    if (horizonUs < replica.horizonUs) purge(replica, 0, replica.table.end);
+    replica.setHorizonBack(horizonUs);
+    replica.raiseHorizon(horizonUs);
+  } else if (type === RecordType.SEQ) replica.skipBatchesTo(numberOf(type, payload));
   else if (type === RecordType.DROP) {
     expectLength(type, payload, MAP_ID_BYTES + keyBytes);
     dropRestored(replica, payload.subarray(MAP_ID_BYTES));
@@ -79,10 +94,16 @@ export function restore(replay: Replay, type: number, payload: Uint8Array): void
     kernelMaps.set(map, names);
   } else if (type === RecordType.HELD) {
     restoreHeld(map, payload);
+  } else if (type === RecordType.ANEW) {
+    expectLength(type, payload, MAP_ID_BYTES);
+    dropAllRestored(replica);
+    kernelMaps.delete(map);
+  } else if (type === RecordType.FOUNDINGS) {
+    replica.foundings = foundingsOf(payload);
   } else {
     throw new MapmeshError(
       'ERR_DATA_DIR',
-      `Cannot read register log: record type ${type}, expected 1 to 10`,
+      `Cannot read register log: record type ${type}, expected 1 to 13`,
       {
         hint: 'It was written by a newer mapmesh.',
       },
@@ -97,6 +118,20 @@ function restoreBatch({ core }: AgentMap, frame: Uint8Array): void {
     if (!(error instanceof MapmeshError)) throw error;
     throw damagedRecord(RecordType.BATCH, error.message, error);
   }
+}
+
+function restoreRefused({ refused }: Replay, map: AgentMap, payload: Uint8Array): void {
+  const { keyBytes } = map.core.replica.shape;
+  const keysBytes = payload.length - MAP_ID_BYTES;
+  if (keysBytes % keyBytes !== 0)
+    throw damagedRecord(
+      RecordType.REFUSED,
+      `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
+    );
+  const keys = refused.get(map) ?? new Set();
+  refused.set(map, keys);
+  for (let at = MAP_ID_BYTES; at < payload.length; at += keyBytes)
+    keys.add(toHex(payload.subarray(at, at + keyBytes)));
 }
 
 function restoreHeld(map: AgentMap, payload: Uint8Array): void {

@@ -3,7 +3,7 @@
  * bytes, agent/journal-replay.ts reads them.
  *
  * After a kill, registers behind the last APPLIED may or may not be in the kernel map; the first sweep finds out
- * (core/sweeper.ts, mode `restart`). If the kernel map is another one than before (reboot, reload of its owner), it
+ * (core/sweeper.ts, mode `restart`). What a kernel map refuses stays in doubt, by its key (REFUSED). If the kernel map is another one than before (reboot, reload of its owner), it
  * knows nothing, and is filled from the replica instead; so a KERNEL that names it for the first time puts all before in doubt.
  */
 import type { Log } from '../config/log.js';
@@ -18,13 +18,16 @@ import type { Timer, Timers } from '../core/timers.js';
 import type { RegisterLog, RegisterLogOptions } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
 import {
-  HELD_KEYS_MAX,
+  foundingsRecord,
   heldRecords,
   KernelWord,
   kernelRecord,
   nameOf,
   numberRecord,
+  RECORD_KEYS_MAX,
   RecordType,
+  refusedRecords,
+  stampBytes,
   u64,
 } from './journal-records.js';
 import { type Replay, restore } from './journal-replay.js';
@@ -36,6 +39,13 @@ const TICK_MS = 100;
 /** The log is rewritten when it is this many times its snapshot, and more than this much longer. */
 const REWRITE_FACTOR = 2;
 const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
+
+/** With more registers that the kernel map refuses, it is not noted each time which ones: only in the end. */
+const REFUSED_MAX = 256;
+
+/** How long a snapshot waits for kernel maps to take what it says, and how often it looks. */
+const SNAPSHOT_WAIT_MS = 5000;
+const SNAPSHOT_POLL_MS = 5;
 
 interface LogRecord {
   readonly type: number;
@@ -60,6 +70,8 @@ export class Journal {
   readonly #timer: Timer;
   /** Maps with batches behind their last APPLIED. */
   readonly #inDoubt = new Set<AgentMap>();
+  /** How many registers the last APPLIED of a map did not speak of, since its kernel map refused them. */
+  readonly #refused = new Map<AgentMap, number>();
   /** Records appended, and those of them that are written. */
   #appended = 0;
   #written = 0;
@@ -68,6 +80,7 @@ export class Journal {
   /** Entries held back since the last tick. */
   readonly #newlyHeld = new Map<AgentMap, Map<Mirror, number[]>>();
   readonly #reservation: Reservation;
+  #isClosing = false;
   /** Stamps of ours up to this time may have been merged by others in an earlier run, as far as clocks were set back. */
   mergedUs = 0;
 
@@ -107,7 +120,16 @@ export class Journal {
     const maps = new Map(agentMaps.map((map) => [toHex(map.core.replica.mapId), map]));
     const kernelMaps = new Map<AgentMap, ReadonlySet<string>>();
     const bootId = components.bootId();
-    const replay: Replay = { maps, kernelMaps, hlc, bootId, promisedUs: 0, mergedUs: 0, usedUs: 0 };
+    const times = { promisedUs: 0, mergedUs: 0, usedUs: 0 };
+    const replay: Replay = {
+      maps,
+      kernelMaps,
+      hlc,
+      bootId,
+      refused: new Map(),
+      ...times,
+      isOtherBoot: false,
+    };
     let journal: Journal | null = null;
     const registers = await components.openLog({
       onRecord: (type, payload) => restore(replay, type, payload),
@@ -119,6 +141,7 @@ export class Journal {
     journal.mergedUs = replay.mergedUs;
     for (const map of agentMaps) {
       const { replica } = map.core;
+      if (replay.isOtherBoot) replica.doubtRestoredEnd();
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
       const words = kernelMaps.get(map) ?? new Set();
       if (words.has(KernelWord.COMMITTING) || words.has(KernelWord.COMMITTED)) map.becomeCommitted();
@@ -141,9 +164,15 @@ export class Journal {
     return this.#registers.problem;
   }
 
-  /** Keeps a map from now on of which the log has nothing, or nothing that counts. */
+  /**
+   * Keeps a map from now on. Unless it was awaited, what the log may have of the same map from before it was let go does not
+   * count: registers that the kernel map never had, perhaps, and of which a restart would take it for granted that it did.
+   */
   add(map: AgentMap): void {
-    this.#maps.set(toHex(map.core.replica.mapId), map);
+    const { mapId } = map.core.replica;
+    const isAwaited = this.#maps.get(toHex(mapId)) === map;
+    this.#maps.set(toHex(mapId), map);
+    if (!isAwaited) this.#append(RecordType.ANEW, mapId);
     this.#follow(map);
   }
 
@@ -151,10 +180,12 @@ export class Journal {
   remove(map: AgentMap): void {
     this.#maps.delete(toHex(map.core.replica.mapId));
     this.#inDoubt.delete(map);
+    this.#refused.delete(map);
     this.#newlyHeld.delete(map);
     this.#kernelMaps.delete(map);
     map.journal = null;
     map.core.replica.onDrop = null;
+    map.core.replica.onFoundings = null;
     for (const { mirror } of map.core.links) mirror.onHold = null;
   }
 
@@ -171,9 +202,21 @@ export class Journal {
     this.#inDoubt.add(map);
   }
 
-  /** Keeps how far tombstones have been dropped. */
+  /** Keeps a batch of this node's own. Its stamps are used also if the next run does not have the map, and cannot read it. */
+  appendOwn(map: AgentMap, frame: Uint8Array): void {
+    this.#append(RecordType.MARK, stampBytes(this.#hlc.track));
+    this.append(map, frame);
+  }
+
+  /** Keeps how far tombstones have been dropped, or that this is not to be gone by any more. */
   horizon(map: AgentMap): void {
     this.#append(RecordType.HORIZON, numberRecord(map, map.core.replica.horizonUs));
+  }
+
+  /** Keeps which meshes the map is of, and that its horizon may be another one with that. */
+  foundings(map: AgentMap): void {
+    this.horizon(map);
+    this.#append(RecordType.FOUNDINGS, foundingsRecord(map));
   }
 
   /** Keeps that a register is no more. */
@@ -228,9 +271,10 @@ export class Journal {
   }
 
   async close(): Promise<void> {
+    this.#isClosing = true;
     this.#timer.cancel();
     this.#noteHeld();
-    this.#noteApplied();
+    this.#noteApplied(Number.POSITIVE_INFINITY);
     await this.#registers.close();
   }
 
@@ -255,6 +299,7 @@ export class Journal {
     const { replica } = map.core;
     map.journal = this;
     replica.onDrop = (key) => this.drop(map, key);
+    replica.onFoundings = () => this.foundings(map);
     if (!map.bindings.every(({ hasHistory }) => hasHistory)) this.#inDoubt.add(map);
     this.#followLinks(map);
     this.#noteKernelMaps(map);
@@ -289,22 +334,28 @@ export class Journal {
     }
   }
 
-  #noteApplied(): void {
+  /** A kernel map that is full and refuses some is not to leave all others in doubt. */
+  #noteApplied(refusedMax = REFUSED_MAX): void {
     // A snapshot under way may hold batches that are newer than this record, which replays after it.
     if (this.#registers.isRewriting) return;
-    for (const map of this.#inDoubt) {
+    for (const map of new Set([...this.#inDoubt, ...this.#refused.keys()])) {
       if (map.holdsApplies || map.core.isStandby || map.isFilling) continue;
-      if (map.core.replica.mirrors.some(isInDoubt)) continue;
+      const { mapId, mirrors } = map.core.replica;
+      const refused = sum(mirrors.map(({ pending }) => pending.size));
+      if (mirrors.some(isInDoubt) || refused > (mirrors.length === 1 ? refusedMax : 0)) continue;
+      if (!this.#inDoubt.has(map) && refused === this.#refused.get(map)) continue;
       this.#noteKernelMaps(map);
-      this.#append(RecordType.APPLIED, map.core.replica.mapId);
+      if (refused > 0) for (const payload of refusedRecords(map)) this.#append(RecordType.REFUSED, payload);
+      this.#append(RecordType.APPLIED, mapId);
       this.#inDoubt.delete(map);
+      if (refused > 0) this.#refused.set(map, refused);
+      else this.#refused.delete(map);
     }
   }
 
   async *#snapshot(): AsyncGenerator<LogRecord> {
     const turns = new Turns(this.#components.timers);
-    const { hi, lo } = this.#hlc.mark;
-    yield { type: RecordType.MARK, payload: new Uint8Array(new Uint32Array([hi, lo]).buffer) };
+    yield { type: RecordType.MARK, payload: stampBytes(this.#hlc.mark) };
     yield { type: RecordType.STAMPS, payload: this.#stampsRecord(this.#reservation.usedUs) };
     for (const map of this.#maps.values()) {
       const kernelMaps = kernelRecord(map, this.#components.bootId());
@@ -314,6 +365,7 @@ export class Journal {
         await turns.pause();
       }
       yield { type: RecordType.SEQ, payload: numberRecord(map, this.#reservation.seqOf(map)) };
+      yield { type: RecordType.FOUNDINGS, payload: foundingsRecord(map) };
       const { horizonUs } = map.core.replica;
       if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: numberRecord(map, horizonUs) };
       for (const { removals } of map.core.replica.mirrors) {
@@ -321,9 +373,9 @@ export class Journal {
           yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };
       }
       const { table } = map.core.replica;
-      for (let entry = 0; entry < table.end; entry += HELD_KEYS_MAX) {
+      for (let entry = 0; entry < table.end; entry += RECORD_KEYS_MAX) {
         const entries = Array.from(
-          { length: Math.min(HELD_KEYS_MAX, table.end - entry) },
+          { length: Math.min(RECORD_KEYS_MAX, table.end - entry) },
           (_, i) => entry + i,
         );
         for (const link of map.core.links)
@@ -332,10 +384,54 @@ export class Journal {
       }
       this.#inDoubt.add(map);
     }
+    await this.#applied();
+  }
+
+  /**
+   * Resolves when the kernel maps have what has been in the replicas so far, or soon if they do not take it. What they have
+   * instead only the log says that a snapshot replaces: without that, a restart would take it for written meanwhile.
+   */
+  async #applied(): Promise<void> {
+    const endMs = this.#components.timers.nowMs() + SNAPSHOT_WAIT_MS;
+    const bound = [...this.#maps.values()].filter(
+      (map) => !map.core.isStandby && !map.isFilling && !map.holdsApplies,
+    );
+    // What was written in one kernel map of two waits for the other until a batch carries it.
+    const resized = bound.filter(({ bindings }) => bindings.length > 1);
+    await this.#each(
+      resized.map(
+        ({ core }) =>
+          () =>
+            core.replica.unsent === 0,
+      ),
+      endMs,
+    );
+    const mirrors = bound.flatMap(({ core }) => core.replica.mirrors);
+    await this.#each(
+      mirrors.map(({ applyQueue, pending }) => {
+        const { end } = applyQueue;
+        return () => applyQueue.isPast(end) && pending.size === 0;
+      }),
+      endMs,
+    );
+  }
+
+  /** Resolves when each of these has been so, or it is too late. */
+  async #each(conditions: readonly (() => boolean)[], endMs: number): Promise<void> {
+    const { timers } = this.#components;
+    for (let left = conditions; ; ) {
+      left = left.filter((isSo) => !isSo());
+      if (left.length === 0 || this.#isClosing || timers.nowMs() > endMs) return;
+      await timers.delay(SNAPSHOT_POLL_MS);
+    }
   }
 }
 
-/** Whether the kernel map lacks something that is in the log. */
-function isInDoubt({ applyQueue, pending, removals }: Mirror): boolean {
-  return applyQueue.size > 0 || pending.size > 0 || removals.size > 0;
+/** Whether the kernel map may yet take something that is in the log. */
+function isInDoubt({ applyQueue, removals }: Mirror): boolean {
+  return applyQueue.size > 0 || removals.size > 0;
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((all, each) => all + each, 0);
 }

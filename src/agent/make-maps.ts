@@ -3,7 +3,7 @@ import { type PolicySettings, policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
 import { mapIdOf } from '../core/batch.js';
 import { toHex } from '../core/bytes.js';
-import type { CapturePort } from '../core/capture-port.js';
+import type { CapturePort, CaptureTier } from '../core/capture-port.js';
 import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { MapPolicy } from '../core/map-policy.js';
@@ -14,6 +14,7 @@ import { ReplicatedMap } from '../core/replicated-map.js';
 import { WriteWindows } from '../core/write-windows.js';
 import { AgentMap } from './agent-map.js';
 import { sha256 } from './sha256.js';
+import { writerKeys } from './writer-lists.js';
 
 /** Where chance comes from. */
 export interface Random {
@@ -64,8 +65,8 @@ export function createMapMaker(
   const digestKey = sha256(
     Buffer.concat([Buffer.from(`mapmesh digest 1\0${settings.cluster}\0`), secret ?? Buffer.alloc(0)]),
   ).slice(0, 16);
-  const watch = ({ info }: MapPort) => (info.kernelId === null ? 'sweep' : capture.watch(info));
   return ({ name, port, oldPort = null, generation = 1, catalogPolicy = {} }) => {
+    const policy = policyFor(settings, name, catalogPolicy);
     const mapId = mapIdOf(settings.cluster, name, port.info, sha256, generation);
     const core = new ReplicatedMap(oldPort ?? port, components, {
       name,
@@ -75,10 +76,16 @@ export function createMapMaker(
       // Batch numbers of an earlier run are smaller: nobody makes a million batches a second.
       firstSeq: clock.wallUs(),
       skewUsMax: settings.skewMsMax * 1000,
-      policy: policyFor(settings, name, catalogPolicy),
+      policy,
     });
+    core.setWriters(writerKeys(policy), policy.writersSinceMs * 1000);
     if (oldPort !== null) core.addLink(port);
     const topic = `map/${name}/${toHex(mapId.subarray(0, 8))}`;
-    return new AgentMap(core, topic, watch, generation);
+    return new AgentMap(core, topic, (port) => watch(capture, port), generation);
   };
+}
+
+/** Starts capturing a kernel map. */
+export function watch(capture: CapturePort, { info }: MapPort): CaptureTier {
+  return info.kernelId === null ? 'sweep' : capture.watch(info);
 }

@@ -1,10 +1,14 @@
-/** Where the maps of the catalog are on this host: bound by the settings, or pinned under --pin-root. */
+/** Where the maps of the catalog are on this host: bound by the settings or by `map add --from`, or pinned under --pin-root. */
 import { type CatalogMap, type MapSpec, specOf, typesOf } from '../catalog/map-spec.js';
+import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
+import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
 import { openMap, parseSelector, pinIdentity } from '../kernel/map-selector.js';
 import { hostFacts, openOrCreate, pinPath, unpin } from '../kernel/pin-root.js';
 import { ResizePin } from '../kernel/resize-pin.js';
+import type { KeptBindings } from './kept-bindings.js';
+import type { MadePins } from './made-pins.js';
 import type { PinPort } from './rebinder.js';
 
 export interface OpenedMap {
@@ -13,44 +17,104 @@ export interface OpenedMap {
   readonly pin: PinPort | null;
 }
 
+/** A map of this host that another may be made like. */
+export interface DescribedMap {
+  readonly spec: MapSpec;
+  /** Null for a `memory:` map. */
+  readonly kernelId: number | null;
+}
+
 export interface MapSource {
   readonly host: { readonly cpus: number; readonly byteOrder: MapSpec['byteOrder'] };
   /** The map of this host that a map of the catalog is to be bound to, made if need be. Null: this host has none. @throws MapmeshError */
   open(map: CatalogMap): OpenedMap | null;
-  /** Shape and types of a map of this host. @throws MapmeshError */
-  describe(selector: string): MapSpec;
-  /** From now on the name is bound to that map, until the agent ends. */
-  bind(name: string, selector: string): void;
-  /** Removes the pin that {@link open} made. */
-  unpin(name: string): void;
+  /**
+   * Makes the map where {@link open} will find it, if it would have to make it.
+   * @returns what takes that back; null if there was nothing to make
+   * @throws MapmeshError if the kernel does not make it
+   */
+  make(map: CatalogMap): (() => void) | null;
+  /** A kernel map of this host. @throws MapmeshError */
+  describe(selector: string): DescribedMap;
+  /** From now on that generation of the name is bound to that map. Resolves when a restart does not change that. @throws MapmeshError */
+  bind(name: string, generation: number, selector: string): Promise<void>;
+  /** Removes the pin that {@link open} made, in this run or in an earlier one. Any other stays. */
+  unpin(name: string, generation: number): void;
 }
 
-export function createMapSource({ maps, pinRoot }: Pick<AgentSettings, 'maps' | 'pinRoot'>): MapSource {
+export interface MapSourceComponents {
+  readonly kept: KeptBindings;
+  readonly made: MadePins;
+  readonly log: Log;
+}
+
+export function createMapSource(
+  { maps, pinRoot }: Pick<AgentSettings, 'maps' | 'pinRoot'>,
+  { kept, made, log }: MapSourceComponents,
+): MapSource {
   const host = hostFacts();
   const bindings = new Map(maps.map(({ name, selector }) => [name, selector]));
+  const boundTo = ({ name, generation }: CatalogMap): string | undefined =>
+    bindings.get(name) ?? kept.get(name, generation);
+  const openPinned = (path: string, map: CatalogMap): MapPort => {
+    const { name, kind, keyBytes, valueBytes, maxEntries, flags } = map;
+    const shape = { name, kind, keyBytes, valueBytes, maxEntries, flags, types: typesOf(map) };
+    const { port, made: pinned } = openOrCreate(path, shape);
+    if (pinned === null) return port;
+    made.made(path, pinned.id);
+    if (pinned.typesProblem !== '')
+      log.warn({ map: name }, `the map is made without its types: the kernel says ${pinned.typesProblem}`);
+    return port;
+  };
+  /** @returns false if what is pinned there, if anything, is another's */
+  const unpinMade = (path: string): boolean => {
+    const mapId = idAt(path);
+    if (mapId === null || !made.has(path, mapId)) return false;
+    unpin(path);
+    return true;
+  };
   return {
     host,
     open: (map) => {
-      const selector = bindings.get(map.name);
+      const selector = boundTo(map);
       if (selector !== undefined) return { port: openMap(selector), pin: pinOf(selector) };
       if (pinRoot === null) return null;
       const path = pinPath(pinRoot, map.name);
-      const { name, kind, keyBytes, valueBytes, maxEntries, flags } = map;
-      const types = typesOf(map);
-      const port = openOrCreate(path, { name, kind, keyBytes, valueBytes, maxEntries, flags, types });
-      return { port, pin: pinAt(path) };
+      const onGrown = (old: MapPort, grown: MapPort) =>
+        made.grown(path, old.info.kernelId!, grown.info.kernelId!);
+      return { port: openPinned(path, map), pin: pinAt(path, onGrown) };
+    },
+    make: (map) => {
+      if (pinRoot === null || boundTo(map) !== undefined) return null;
+      const path = pinPath(pinRoot, map.name);
+      if (pinIdentity(path) !== null) return null;
+      try {
+        openPinned(path, map).close();
+      } catch (error) {
+        unpin(path); // one that is too large to be replicated, say, is there by now
+        throw error;
+      }
+      return () => unpinMade(path);
     },
     describe: (selector) => {
       const port = openMap(selector);
       try {
-        return specOf(port.info, port.types?.() ?? null, host);
+        return {
+          spec: specOf(port.info, port.types?.() ?? null, host),
+          kernelId: port.info.kernelId,
+        };
       } finally {
         port.close();
       }
     },
-    bind: (name, selector) => bindings.set(name, selector),
-    unpin: (name) => {
-      if (pinRoot !== null && !bindings.has(name)) unpin(pinPath(pinRoot, name));
+    bind: (name, generation, selector) => kept.set(name, generation, selector),
+    unpin: (name, generation) => {
+      const isBound = bindings.has(name) || kept.get(name, generation) !== undefined;
+      if (pinRoot === null || isBound) return;
+      const path = pinPath(pinRoot, name);
+      new ResizePin(path).dropOld(); // it was being resized
+      if (!unpinMade(path) && pinIdentity(path) !== null)
+        log.info({ map: name, path }, 'the pin stays: this agent did not make it');
     },
   };
 }
@@ -62,12 +126,25 @@ export function pinOf(selector: string): PinPort | null {
   return pinAt(parsed.path);
 }
 
-/** The pin at a path. */
-export function pinAt(path: string): PinPort {
+/** Id of the map that is pinned at a path; null if there is none, or none that can be replicated. */
+function idAt(path: string): number | null {
+  if (pinIdentity(path) === null) return null;
+  try {
+    const port = openMap({ how: 'pin', path });
+    port.close();
+    return port.info.kernelId;
+  } catch (error) {
+    if (error instanceof MapmeshError) return null; // what cannot be opened is not what was made
+    throw error;
+  }
+}
+
+/** The pin at a path. @param onGrown see {@link ResizePin} */
+export function pinAt(path: string, onGrown?: ConstructorParameters<typeof ResizePin>[1]): PinPort {
   return {
     path,
     identity: () => pinIdentity(path),
     open: () => openMap({ how: 'pin', path }),
-    resize: new ResizePin(path),
+    resize: new ResizePin(path, onGrown),
   };
 }

@@ -3,8 +3,9 @@
  * (core/stability.ts).
  *
  * A member is whoever a hello was heard of, directly or relayed, within {@link MembersOptions.forgetAfterMs}. Hellos also
- * name the members that are away, so that a node which was not there when one left waits for it too; and the list is
- * kept in the data directory, so that it outlives a restart.
+ * name the members that are gone, from the moment in which their neighbours notice it, so that a node which was not there
+ * when one left waits for it too: whoever knew of it may leave soon after. And the list is kept in the data directory, so
+ * that it outlives a restart.
  */
 import { z } from 'zod';
 import type { Log } from '../config/log.js';
@@ -19,6 +20,7 @@ import { isPeerId, publicKeyOfPeerId } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import { type AgentHello, AWAY_MAX, type AwayHello, isSameMap } from './hello.js';
 import type { Journal } from './journal.js';
+import { parseStoredJson } from './stored-json.js';
 
 /** How often it is looked whether tombstones may be dropped. */
 const TICK_MS = 1000;
@@ -66,12 +68,15 @@ export interface MemberReport {
 }
 
 interface Member {
-  /** Wall time in ms. */
-  lastSeenMs: number;
+  /** When it was last heard of, by the clock that nobody sets: one that is set ahead must not make the others look long gone. */
+  seenMs: number;
+  /** The link to it is gone, or it is known from others or the disk alone, and it has not been heard of since. */
+  isLost: boolean;
   /** Its clock minus ours in ms, as of its last hello; null before the first. */
   clockAheadMs: number | null;
 }
 
+const DAMAGED_HINT = 'Remove it: members that are away will not be waited for before tombstones are dropped.';
 const STORED = z.array(z.object({ peerId: z.string().refine(isPeerId), lastSeenMs: z.number() }));
 
 export class Members {
@@ -82,6 +87,8 @@ export class Members {
   /** Clocks of all that were heard of in this run minus our monotonic one, as of their last hellos. */
   readonly #clockOffsetsMs = new Map<string, number>();
   readonly #horizonStepUs: number;
+  /** Called when a map's batches that a loss of power may have taken are here again, as far as anybody has them. */
+  onOwnTrusted: (map: AgentMap) => void = () => undefined;
   #timer: Timer | null = null;
   #ticking: Promise<void> = Promise.resolve();
   #savedMs = 0;
@@ -111,7 +118,9 @@ export class Members {
   /** Recalls the members of an earlier run, and starts dropping tombstones. @throws MapmeshError ERR_DATA_DIR */
   async start(): Promise<void> {
     const bytes = await this.#components.store?.readFile(FILE);
-    if (bytes !== undefined) for (const stored of parseStored(bytes)) this.#recall(stored);
+    if (bytes !== undefined)
+      for (const { peerId, lastSeenMs } of parseStoredJson(FILE, STORED, bytes, DAMAGED_HINT))
+        this.#recall(peerId, this.#wallMs() - lastSeenMs);
     this.#timer = this.#components.timers.every(TICK_MS, () => {
       this.#ticking = this.#ticking.then(() => this.#tick());
     });
@@ -125,11 +134,12 @@ export class Members {
 
   /** Takes in what a member says of itself and of others. */
   hear(peerId: string, hello: AgentHello): void {
-    const nowMs = this.#nowMs();
+    const nowMs = this.#wallMs();
     const origin = this.#originOf(peerId);
     if (!this.#members.has(peerId)) this.#makeRoom();
     this.#members.set(peerId, {
-      lastSeenMs: nowMs,
+      seenMs: this.#nowMs(),
+      isLost: false,
       clockAheadMs: hello.wallMs - nowMs,
     });
     this.#noteClock(peerId, hello.wallMs);
@@ -140,43 +150,60 @@ export class Members {
         continue;
       }
       stability.hear(origin, theirs);
+      if (stability.isOwnInDoubt && theirs.digest === map.core.replica.digest.hex()) stability.told(origin);
       // What is written here from now on must not look older than what the mesh has dropped, whatever our clock says.
-      if (theirs.horizonUs <= this.#medianWallUs(Math.ceil)) this.#components.hlc.stayAbove(theirs.horizonUs);
+      if (theirs.horizonUs > this.#medianWallUs(Math.ceil)) continue;
+      stability.hearHorizon(theirs.horizonUs);
+      this.#components.hlc.stayAbove(theirs.horizonUs);
     }
     for (const { peerId: other, awayMs } of hello.away) {
-      if (other !== this.#options.peerId) this.#recall({ peerId: other, lastSeenMs: nowMs - awayMs });
+      if (other !== this.#options.peerId) this.#recall(other, awayMs);
     }
   }
 
+  /** The link to that member is gone. */
+  lost(peerId: string): void {
+    const member = this.#members.get(peerId);
+    if (member !== undefined) member.isLost = true;
+  }
+
+  /** The map was reconciled with that member, and registers dropped for its horizon: what the log has of that is not to be alone. */
+  reconciled(map: AgentMap, peerId: string): void {
+    this.#noteHorizon(map);
+    this.#stability.get(map)?.told(this.#originOf(peerId));
+  }
+
   /** What this node says of a map. */
-  word(map: AgentMap): { seq: number; floorUs: number; haveUs: number } {
-    const word = this.#stability.get(map)!.word();
+  word(map: AgentMap): { seq: number; floorUs: number; haveUs: number; horizonUs: number } {
+    const stability = this.#stability.get(map)!;
+    const word = { ...stability.word(), horizonUs: stability.horizonUs };
     // Who has not caught up yet does not know what it lacks.
     return map.state === 'live' ? word : { ...word, haveUs: 0 };
   }
 
+  /** Whom hellos name: those that are lost, too, for whom who joins now could not know to wait. */
   away(): AwayHello[] {
     const nowMs = this.#nowMs();
     return [...this.#members]
-      .filter(([, { lastSeenMs }]) => nowMs - lastSeenMs > AWAY_MS)
+      .filter(([, { seenMs, isLost }]) => isLost || nowMs - seenMs > AWAY_MS)
       .slice(0, AWAY_MAX)
-      .map(([peerId, { lastSeenMs }]) => ({ peerId, awayMs: nowMs - lastSeenMs }));
+      .map(([peerId, { seenMs }]) => ({ peerId, awayMs: nowMs - seenMs }));
   }
 
   report(): MemberReport[] {
     const nowMs = this.#nowMs();
-    return [...this.#members].map(([peerId, { lastSeenMs }]) => ({
+    return [...this.#members].map(([peerId, { seenMs }]) => ({
       peerId,
-      lastSeenMs,
-      away: nowMs - lastSeenMs > AWAY_MS,
+      lastSeenMs: this.#wallMs() - (nowMs - seenMs),
+      away: nowMs - seenMs > AWAY_MS,
     }));
   }
 
   /** Members heard of lately whose clocks differ from ours by more than `skewMsMax`: PeerId and by how much. */
   clocksApart(skewMsMax: number): { peerId: string; aheadMs: number }[] {
     const nowMs = this.#nowMs();
-    return [...this.#members].flatMap(([peerId, { lastSeenMs, clockAheadMs }]) =>
-      clockAheadMs !== null && nowMs - lastSeenMs <= AWAY_MS && Math.abs(clockAheadMs) > skewMsMax
+    return [...this.#members].flatMap(([peerId, { seenMs, clockAheadMs }]) =>
+      clockAheadMs !== null && nowMs - seenMs <= AWAY_MS && Math.abs(clockAheadMs) > skewMsMax
         ? [{ peerId, aheadMs: clockAheadMs }]
         : [],
     );
@@ -203,18 +230,20 @@ export class Members {
     return Math.floor((clocksMs[round((clocksMs.length - 1) / 2)] ?? 0) * 1000);
   }
 
-  #recall({ peerId, lastSeenMs }: { peerId: string; lastSeenMs: number }): void {
-    if (this.#nowMs() - lastSeenMs > this.#options.forgetAfterMs) return;
+  /** A member was last heard of so long ago. */
+  #recall(peerId: string, awayMs: number): void {
+    if (awayMs > this.#options.forgetAfterMs) return;
+    const seenMs = this.#nowMs() - Math.max(0, awayMs);
     const known = this.#members.get(peerId);
     if (known !== undefined) {
-      known.lastSeenMs = Math.max(known.lastSeenMs, lastSeenMs);
+      known.seenMs = Math.max(known.seenMs, seenMs);
       return;
     }
     // What others say of somebody must not crowd out those that speak for themselves.
     if (this.#members.size >= MEMBERS_MAX) return;
     const origin = this.#components.origins.introduce(publicKeyOfPeerId(peerId));
     if (origin === undefined) return;
-    this.#members.set(peerId, { lastSeenMs, clockAheadMs: null });
+    this.#members.set(peerId, { seenMs, isLost: true, clockAheadMs: null });
     this.#unsaved = true;
     for (const stability of this.#stability.values()) stability.expect(origin);
   }
@@ -222,6 +251,14 @@ export class Members {
   async #tick(): Promise<void> {
     try {
       this.#forget();
+      for (const [map, stability] of this.#stability) {
+        if (map.state !== 'live' || !stability.trustOwn(this.#notWaitedFor(map))) continue;
+        this.#components.log.info(
+          { map: map.name },
+          'all members have told what a loss of power may have taken',
+        );
+        this.onOwnTrusted(map);
+      }
       await this.#raiseFloors();
       for (const [map, stability] of this.#stability) await this.#dropTombstones(map, stability);
       if (this.#unsaved || this.#nowMs() - this.#savedMs > SAVE_MS) await this.#save();
@@ -233,8 +270,8 @@ export class Members {
 
   #forget(): void {
     const nowMs = this.#nowMs();
-    for (const [peerId, { lastSeenMs }] of this.#members) {
-      if (nowMs - lastSeenMs <= this.#options.forgetAfterMs) continue;
+    for (const [peerId, { seenMs }] of this.#members) {
+      if (nowMs - seenMs <= this.#options.forgetAfterMs) continue;
       this.#drop(peerId);
       this.#components.log.info({ peerId }, 'a member was away for too long and is forgotten');
     }
@@ -245,7 +282,7 @@ export class Members {
     this.#unsaved = true;
     if (this.#members.size < MEMBERS_MAX) return;
     const [peerId] = [...this.#members].reduce((oldest, each) =>
-      each[1].lastSeenMs < oldest[1].lastSeenMs ? each : oldest,
+      each[1].seenMs < oldest[1].seenMs ? each : oldest,
     );
     this.#drop(peerId);
     this.#components.log.warn({ peerId, membersMax: MEMBERS_MAX }, 'too many members: one is forgotten');
@@ -292,22 +329,28 @@ export class Members {
     return stability.stableUs(without);
   }
 
+  #hasTooMany({ core }: AgentMap): boolean {
+    return core.replica.tombstones > this.#options.tombstonesMax;
+  }
+
+  /** Which members hold nothing up: with too many tombstones, those that are away. */
+  #notWaitedFor(map: AgentMap): (origin: number) => boolean {
+    const away = this.#hasTooMany(map) ? this.report().filter((each) => each.away) : [];
+    const origins = new Set(away.map(({ peerId }) => this.#originOf(peerId)));
+    return (origin) => origins.has(origin);
+  }
+
   async #dropTombstones(map: AgentMap, stability: Stability): Promise<void> {
     const { replica } = map.core;
     this.#noteHorizon(map);
     if (map.state !== 'live' || replica.tombstones === 0) return;
-    const { tombstonesMax, tombstoneMsMin } = this.#options;
-    const tooMany = replica.tombstones > tombstonesMax;
-    const away = new Set(tooMany ? this.away().map(({ peerId }) => this.#originOf(peerId)) : []);
-    const oldUs = this.#components.clock.wallUs() - (tooMany ? 0 : tombstoneMsMin * 1000);
-    const stableUs = Math.min(
-      this.#stableUs(stability, (origin) => away.has(origin)),
-      oldUs,
-    );
+    const { tombstoneMsMin } = this.#options;
+    const oldUs = this.#components.clock.wallUs() - (this.#hasTooMany(map) ? 0 : tombstoneMsMin * 1000);
+    const stableUs = Math.min(this.#stableUs(stability, this.#notWaitedFor(map)), oldUs);
     const horizonUs = Math.floor(stableUs / this.#horizonStepUs) * this.#horizonStepUs;
-    if (horizonUs <= replica.horizonUs && this.#purged.get(map) === replica.horizonUs) return;
-    if (horizonUs > replica.horizonUs) replica.raiseHorizon(horizonUs);
+    replica.raiseHorizon(horizonUs);
     const purgedUs = replica.horizonUs;
+    if (this.#purged.get(map) === purgedUs) return;
     // Before anything is dropped: whoever restarts from the log must not take back what the others have dropped.
     this.#noteHorizon(map);
     let dropped = 0;
@@ -320,7 +363,7 @@ export class Members {
     if (dropped > 0) this.#components.log.debug({ map: map.name, dropped }, 'tombstones dropped');
   }
 
-  /** A reconcile may have raised it, too. */
+  /** Has the log know it, also if a reconcile raised it that broke at its end. */
   #noteHorizon(map: AgentMap): void {
     const { horizonUs } = map.core.replica;
     if (horizonUs === (this.#noted.get(map) ?? 0)) return;
@@ -336,7 +379,7 @@ export class Members {
   async #save(): Promise<void> {
     this.#savedMs = this.#nowMs();
     this.#unsaved = false;
-    const stored = [...this.#members].map(([peerId, { lastSeenMs }]) => ({ peerId, lastSeenMs }));
+    const stored = this.report().map(({ peerId, lastSeenMs }) => ({ peerId, lastSeenMs }));
     await this.#components.store?.writeFile(FILE, `${JSON.stringify(stored)}\n`);
   }
 
@@ -345,21 +388,10 @@ export class Members {
   }
 
   #nowMs(): number {
-    return Math.floor(this.#components.clock.wallUs() / 1000);
+    return Math.floor(this.#components.timers.nowMs());
   }
-}
 
-function parseStored(bytes: Uint8Array): z.infer<typeof STORED> {
-  try {
-    return STORED.parse(JSON.parse(Buffer.from(bytes).toString('utf8')));
-  } catch (cause) {
-    throw new MapmeshError(
-      'ERR_DATA_DIR',
-      `Cannot read file "${FILE}" of the data directory: it is damaged`,
-      {
-        hint: 'Remove it: members that are away will not be waited for before tombstones are dropped.',
-        cause,
-      },
-    );
+  #wallMs(): number {
+    return Math.floor(this.#components.clock.wallUs() / 1000);
   }
 }

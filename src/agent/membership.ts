@@ -44,6 +44,8 @@ interface Peer {
 }
 
 export interface MembershipHooks {
+  /** There is nobody to take the map's state from: before {@link onCaughtUp}. */
+  onFirst(map: AgentMap): void;
   /** The mesh's state of the map is here; the kernel map has not been looked at yet. */
   onCaughtUp(map: AgentMap): void;
   /** No map is left to replicate. */
@@ -52,6 +54,8 @@ export interface MembershipHooks {
   headOf(map: AgentMap, peerId: string): number | undefined;
   /** Something was held back for its stamp, and could be taken now. */
   isHeldBackDue(map: AgentMap): boolean;
+  /** A peer that this node is linked to says this, before anything follows from it. */
+  onNeighbour(peerId: string, hello: AgentHello): void;
   /** What a member says, connected or not. */
   onHello(peerId: string, hello: AgentHello): void;
   /** {@link Membership.ready} may have changed. */
@@ -67,6 +71,8 @@ export interface MembershipOptions {
   readonly reconcileIntervalMs: number;
   /** The catalog is known: no map is missing of which this node has not heard yet. */
   readonly knowsCatalog: () => boolean;
+  /** The catalog says what the map is to be: a peer with another shape is yet to hear of it. */
+  readonly isOfCatalog: (map: AgentMap) => boolean;
   /** Without any peer for longer than this, a node that has others to look for is not ready; 0: it stays so. */
   readonly lonelyAfterMs: number;
 }
@@ -91,6 +97,7 @@ export class Membership {
   readonly #outdated = new Set<AgentMap>();
   readonly #isFirst: boolean;
   readonly #knowsCatalog: () => boolean;
+  readonly #isOfCatalog: (map: AgentMap) => boolean;
   readonly #lonelyAfterMs: number;
   #lonelyTimer: Timer | null = null;
   #isStarted = false;
@@ -112,13 +119,14 @@ export class Membership {
     this.#hooks = hooks;
     this.#isFirst = options.isFirst;
     this.#knowsCatalog = options.knowsCatalog;
+    this.#isOfCatalog = options.isOfCatalog;
     this.#lonelyAfterMs = options.lonelyAfterMs;
   }
 
   /** Starts what can start without peers. */
   start(): void {
     this.#isStarted = true;
-    if (this.#isFirst) for (const map of this.#maps) this.#setCaughtUp(map);
+    if (this.#isFirst) for (const map of this.#maps) this.#setFirst(map);
   }
 
   /**
@@ -128,7 +136,8 @@ export class Membership {
   add(map: AgentMap, isFounder: boolean): void {
     if (!this.#isStarted) return;
     this.#addedMs.set(map, this.#timers.nowMs());
-    if (isFounder) this.#setCaughtUp(map);
+    // The first node of a mesh does not wait for others while it is alone, as at its start.
+    if (isFounder || (this.#isFirst && this.#peers.size === 0)) this.#setFirst(map);
     for (const [peerId, peer] of this.#peers) {
       for (const theirs of peer.hello.maps) {
         if (theirs.name !== map.name || theirs.generation !== map.generation) continue;
@@ -186,6 +195,7 @@ export class Membership {
     this.#peers.set(peerId, peer);
     this.#firstPeerMs ??= heardMs;
     this.#aloneSinceMs = null;
+    this.#hooks.onNeighbour(peerId, hello);
     this.#hooks.onHello(peerId, hello);
     for (const theirs of hello.maps) {
       const ours = this.#find(theirs);
@@ -294,7 +304,7 @@ export class Membership {
     });
     this.#log.error({ map: ours.name, peerId, code: error.code }, reason);
     // Who has not joined yet is the one that does not fit; who has goes on with those that do.
-    if (ours.state === 'joining') ours.refuse(reason);
+    if (ours.state === 'joining' && !this.#isOfCatalog(ours)) ours.refuse(reason);
     if (this.#maps.every((map) => map.state === 'refused')) this.#hooks.onAllRefused(error);
     return false;
   }
@@ -334,10 +344,10 @@ export class Membership {
     }
     for (const map of this.#maps) {
       if (map.state !== 'joining' || this.#caughtUp.has(map)) continue;
-      if (this.#isNowhereElse(map)) this.#setCaughtUp(map);
+      if (this.#isNowhereElse(map)) this.#setFirst(map);
       else if (this.#mayGoFirst(map)) {
         this.#log.info({ map: map.name }, 'no peer is ready; this node goes first');
-        this.#setCaughtUp(map);
+        this.#setFirst(map);
       }
     }
   }
@@ -362,6 +372,13 @@ export class Membership {
         reconciled.has(map) || map.mismatches.has(peerId) || !speaksOf(hello, map),
     );
     return knowsAll || waitedMs >= FOUNDER_DELAY_MS_MAX;
+  }
+
+  /** There is nobody to take the state from. */
+  #setFirst(map: AgentMap): void {
+    if (map.state !== 'joining' || this.#caughtUp.has(map)) return;
+    this.#hooks.onFirst(map);
+    this.#setCaughtUp(map);
   }
 
   #setCaughtUp(map: AgentMap): void {

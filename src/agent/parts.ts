@@ -2,6 +2,7 @@
 
 import type { Catalog } from '../catalog/catalog.js';
 import type { AgentSettings } from '../config/settings.js';
+import type { CapturePort } from '../core/capture-port.js';
 import type { Clock } from '../core/clock.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
 import type { Timers } from '../core/timers.js';
@@ -30,6 +31,7 @@ export interface AgentParts {
   /** Null: nothing is kept on disk. */
   readonly journal: Journal | null;
   readonly mesh: Mesh;
+  readonly capture: CapturePort;
   readonly pump: Pump;
   readonly sweeps: Sweeps;
   readonly reconciler: Reconciler;

@@ -5,7 +5,7 @@
 import type { Log } from '../config/log.js';
 import type { Capture } from '../core/capture.js';
 import type { CapturePort } from '../core/capture-port.js';
-import { MapmeshError } from '../core/errors.js';
+import { invariant, MapmeshError } from '../core/errors.js';
 import { RingRecords } from '../core/ring-record.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { Mesh } from '../mesh/mesh.js';
@@ -74,7 +74,10 @@ export class Pump {
   /** Takes in events of the kernel maps that the map is bound to now. */
   listen(map: AgentMap): void {
     for (const { kernelId, link } of map.bindings) {
-      if (kernelId !== null) this.#byKernelId.set(kernelId, { map, capture: link.capture });
+      if (kernelId === null) continue;
+      const before = this.#byKernelId.get(kernelId)?.map ?? map;
+      invariant(before === map, 'a kernel map has one name');
+      this.#byKernelId.set(kernelId, { map, capture: link.capture });
     }
   }
 
@@ -213,7 +216,7 @@ export class Pump {
   async #publish(map: AgentMap, frame: Uint8Array): Promise<void> {
     try {
       // What others have heard must not be forgotten here: a stamp that was used once is never used again (I10).
-      map.journal?.append(map, frame);
+      map.journal?.appendOwn(map, frame);
       await map.journal?.tellable(map);
       const { missed } = await this.#mesh.publish(map.topic, frame);
       if (missed.length > 0)

@@ -17,6 +17,7 @@ import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { Binding } from './binding.js';
 import type { Journal } from './journal.js';
+import { otherNameOf, twoNames } from './one-name.js';
 import type { Pump } from './pump.js';
 import type { ResizePort, Resizer } from './resizer.js';
 import type { Sweeps } from './sweeps.js';
@@ -36,6 +37,8 @@ export interface PinPort {
 }
 
 export interface RebinderComponents {
+  /** Of the agent. */
+  readonly maps: readonly AgentMap[];
   readonly pump: Pump;
   readonly sweeps: Sweeps;
   readonly capture: CapturePort;
@@ -122,6 +125,11 @@ export class Rebinder {
     if (found === null) return;
     pin.identity = identity;
     if (typeof found === 'string') return this.#halt(pin, found);
+    const taken = this.#taken(pin, found);
+    if (taken !== null) {
+      found.close();
+      return this.#halt(pin, taken);
+    }
     if (map.bindings.some(({ kernelId }) => kernelId === found.info.kernelId)) {
       found.close();
       if (pin.isStopped) await this.#goOn(pin, null);
@@ -134,6 +142,15 @@ export class Rebinder {
       pin,
       `Cannot replicate map "${map.name}": another one is pinned at "${path}" now: ${differences.join('; ')}`,
     );
+  }
+
+  /** Why the map that is pinned now is another one's; null if it is not. It may be let go, so it is looked at again. */
+  #taken(pin: Watched, { info }: MapPort): string | null {
+    const { name } = pin.map;
+    const other = otherNameOf(name, info.kernelId, this.#components.maps);
+    if (other === undefined) return null;
+    pin.identity = null;
+    return twoNames('ERR_USAGE', name, other, info.kernelId).message;
   }
 
   /** What is pinned now: a map; or why it can be none of ours; or null if that is to be tried again. */
@@ -153,6 +170,8 @@ export class Rebinder {
   async #halt(pin: Watched, reason: string): Promise<void> {
     const { sweeps, pump, log } = this.#components;
     const { map } = pin;
+    const refusal = `${reason}. It goes on when a map that fits is pinned there`;
+    if (pin.isStopped && map.refusal === refusal) return;
     await sweeps.alone(async () => {
       if (this.#isOver(map)) return;
       if (!pin.isStopped) {
@@ -161,7 +180,7 @@ export class Rebinder {
       }
       pin.isStopped = true;
       map.holdsApplies = true;
-      map.refuse(`${reason}. It goes on when a map that fits is pinned there`);
+      map.refuse(refusal);
     });
     if (!this.#isOver(map)) log.error({ map: map.name, code: 'ERR_MAP_SHAPE' }, map.refusal);
   }
@@ -180,13 +199,15 @@ export class Rebinder {
       await sweeps.sweepAfter(map, async () => {
         if (this.#isOver(map)) return port?.close();
         await pump.drain();
+        // Another map may have been bound to it meanwhile: then that is found at the next look.
+        if (this.#taken(pin, port ?? map.core.port) !== null) return port?.close();
         this.#swap(pin, port ?? map.core.port);
       });
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
       sweeps.want(map); // it was logged; until one succeeds, sweeps fill the map
     }
-    if (this.#isOver(map)) return;
+    if (this.#isOver(map) || pin.identity === null) return;
     const { kernelId } = map.core.port.info;
     log.info({ map: map.name, kernelId, capture: map.tier }, 'map is bound to what its pin points to now');
     if (wasStopped) this.#components.onResumed(map);
@@ -202,8 +223,10 @@ export class Rebinder {
       map.rebind(port).close();
       journal?.rebound(map);
     }
-    for (const each of pin.isStopped ? map.bindings : [binding])
+    for (const each of pin.isStopped ? map.bindings : [binding]) {
       each.tier = capture.watch(each.link.port.info);
+      each.isWatched = true;
+    }
     pump.listen(map);
     pin.isStopped = false;
     map.holdsApplies = false;
@@ -213,6 +236,7 @@ export class Rebinder {
   #unwatch(binding: Binding): void {
     this.#components.pump.forget(binding);
     binding.retireLosses();
+    binding.isWatched = false;
     this.#components.capture.unwatch(binding.kernelId!);
   }
 }

@@ -253,7 +253,7 @@ export class Reconciler {
       this.#hooks.onMerged();
       if (asker.outcome === 'open') continue;
       await stream.close();
-      this.#report(map, stream.peerId, work, asker.dropped, started);
+      this.#report(map, stream.peerId, work, asker, started);
       return asker.outcome;
     }
     throw wire('an answer without an end', 'one');
@@ -292,7 +292,7 @@ export class Reconciler {
       }
       await stream.close();
       if (map !== null && answerer !== null) {
-        this.#report(map, stream.peerId, work, answerer.dropped, started);
+        this.#report(map, stream.peerId, work, answerer, started);
         // The peer has much more and left it to us to ask.
         if (answerer.outcome === 'open') this.request(map, stream.peerId);
         if (answerer.hasExchanged) this.#hooks.onReconciled(map, stream.peerId);
@@ -337,7 +337,19 @@ export class Reconciler {
     };
   }
 
-  #report(map: AgentMap, peerId: string, { merged, bytes }: Work, dropped: number, started: number): void {
+  #report(
+    map: AgentMap,
+    peerId: string,
+    { merged, bytes }: Work,
+    { dropped, hasMetAnother }: Asker | Answerer,
+    started: number,
+  ): void {
+    if (hasMetAnother) {
+      this.#components.log.warn(
+        { map: map.name, peerId },
+        'two meshes that began apart have met: what either has is kept, and what one of them deleted before may come back',
+      );
+    }
     if (merged === 0 && dropped === 0) return;
     const durationMs = Math.round(this.#components.timers.nowMs() - started);
     this.#components.log.info({ map: map.name, peerId, merged, dropped, bytes, durationMs }, 'reconciled');

@@ -1,11 +1,12 @@
 /**
- * Takes maps up and lets them go while the agent runs: which parts have to know, and in which order.
+ * Takes maps up and lets them go while the agent runs: which parts have to know, and in which order; and takes in what
+ * others gossip of them.
  *
  * The list of maps is one array that all parts read and only this file changes. Who waits for something while it goes
  * through the list goes through a copy, and asks {@link AgentMap.isReplicated} again after each wait.
  */
-import type { CapturePort } from '../core/capture-port.js';
-import { invariant } from '../core/errors.js';
+import type { Log } from '../config/log.js';
+import { invariant, MapmeshError } from '../core/errors.js';
 import type { Verdict } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import type { AgentParts } from './parts.js';
@@ -21,6 +22,7 @@ export interface StartOptions {
 export interface ReplicationComponents
   extends Pick<
     AgentParts,
+    | 'names'
     | 'journal'
     | 'mesh'
     | 'pump'
@@ -31,10 +33,9 @@ export interface ReplicationComponents
     | 'membership'
     | 'rebinder'
     | 'resizer'
+    | 'capture'
   > {
-  readonly capture: CapturePort;
-  /** Validates and takes in a message of the map's topic. */
-  receive(map: AgentMap, frame: Uint8Array, from: string): Verdict;
+  readonly log: Log;
 }
 
 export class Replication {
@@ -50,14 +51,19 @@ export class Replication {
 
   /** A map that the agent has from its start: the journal knows it, and nothing moves before the parts are started. */
   admit(map: AgentMap, pin: PinPort | null): void {
-    const { members, pump, standby, rebinder, resizer, mesh } = this.#components;
+    const { members, pump, standby, rebinder, resizer, mesh, log } = this.#components;
     this.#maps.push(map);
     members.add(map);
     pump.listen(map);
     standby.follow(map);
     if (pin !== null) rebinder.add(map, pin);
     if (pin !== null && pin.resize !== null) resizer.add(map, pin.resize);
-    mesh.subscribe(map.topic, (frame, from) => this.#components.receive(map, frame, from));
+    mesh.subscribe(map.topic, (frame, from) => this.#receive(map, frame, from));
+    if (map.core.port.hidesTypes === true)
+      log.warn(
+        { map: map.name },
+        'the types of the map take CAP_SYS_ADMIN to be read: it goes on without them',
+      );
   }
 
   /** Takes up a map while the agent runs: it joins the mesh's map of the name as the maps of a starting agent do. */
@@ -85,6 +91,7 @@ export class Replication {
       this.#components;
     map.state = 'removed';
     map.holdsApplies = true;
+    map.onRemoved?.();
     mesh.unsubscribe(map.topic);
     membership.remove(map);
     rebinder.remove(map);
@@ -92,7 +99,7 @@ export class Replication {
     await reconciler.remove(map);
     await sweeps.alone(async () => {
       sweeps.remove(map);
-      for (const binding of map.bindings) {
+      for (const binding of map.bindings.filter(({ isWatched }) => isWatched)) {
         pump.forget(binding);
         if (binding.kernelId !== null) capture.unwatch(binding.kernelId);
       }
@@ -102,5 +109,21 @@ export class Replication {
       map.core.close();
     });
     mesh.announce();
+  }
+
+  /** Validates and merges a gossiped batch in one go. */
+  #receive(map: AgentMap, frame: Uint8Array, from: string): Verdict {
+    if (!map.isReplicated) return 'ignore';
+    const { reconciler, membership, names, pump } = this.#components;
+    try {
+      const { origin, seq, won, heldBack } = map.receive(frame);
+      if (map.core.replica.batches.note(origin, seq, heldBack === 0))
+        reconciler.request(map, membership.sourceOf(names.peerId(origin), from));
+      if (won > 0) pump.scheduleApply();
+      return 'accept';
+    } catch (error) {
+      if (error instanceof MapmeshError) return error.code === 'ERR_LIMIT' ? 'ignore' : 'reject';
+      throw error;
+    }
   }
 }

@@ -31,6 +31,8 @@ export interface MapUsers {
   readonly programs: readonly number[];
   /** Ids of processes. */
   readonly processes: readonly number[];
+  /** What this agent may not look at: it may use the map as well. */
+  readonly unknown: readonly string[];
 }
 
 /** What the host does for a map that is resized: see kernel/resize-pin.ts. */
@@ -42,7 +44,7 @@ export interface ResizePort {
   /** The map that was replaced and not let go yet, or null. @throws MapmeshError */
   openOld(): MapPort | null;
   dropOld(): void;
-  /** @throws MapmeshError */
+  /** Asks again each time. */
   users(port: MapPort): Promise<MapUsers>;
 }
 
@@ -119,10 +121,12 @@ export class Resizer {
     else if (maxEntries > map.core.port.info.maxEntries) this.#unpinned.add(map);
   }
 
-  /** Why the map does not have the room that it is to have; empty if it has, or will soon. */
+  /** Why the map does not have the room that it is to have, or an old one stays; empty if neither, or not for long. */
   problem(map: AgentMap): string {
     if (this.#unpinned.has(map)) return noPin(map).message;
-    return this.#maps.get(map)?.problem ?? '';
+    const resizable = this.#maps.get(map);
+    if (resizable === undefined) return '';
+    return resizable.problem === '' ? whyKept(resizable) : resizable.problem;
   }
 
   /** Whether the map's kernel maps are changing hands: nobody else may change what it is bound to. */
@@ -259,7 +263,10 @@ export class Resizer {
   async #look(resizable: Resizable): Promise<void> {
     const { map, port } = resizable;
     const old = map.bindings[0]!;
+    const before = whyKept(resizable);
     resizable.users = await port.users(old.link.port);
+    const why = whyKept(resizable);
+    if (why !== '' && before === '') this.#components.log.warn({ map: map.name }, why);
     if (isUsed(resizable.users)) resizable.quietLooks = 0;
     else if (++resizable.quietLooks >= QUIET_LOOKS) await this.#letGo(resizable, old);
   }
@@ -298,8 +305,20 @@ export class Resizer {
   }
 }
 
-function isUsed({ programs, processes }: MapUsers): boolean {
-  return programs.length + processes.length > 0;
+/** Why the old map stays although nobody is seen to use it; empty if it is not so. */
+function whyKept({ map, users }: Resizable): string {
+  const [old] = map.bindings;
+  if (map.bindings.length === 1 || old === undefined || users === null) return '';
+  if (users.unknown.length === 0 || users.programs.length + users.processes.length > 0) return '';
+  return (
+    `the old map ${old.kernelId} is kept, since this agent may not see who uses it: ${users.unknown.join(', ')}. ` +
+    'If nobody does, remove its pin, the one with ~mapmesh-old behind its name'
+  );
+}
+
+/** Whether it is, or may be. */
+function isUsed({ programs, processes, unknown }: MapUsers): boolean {
+  return programs.length + processes.length + unknown.length > 0;
 }
 
 function noPin(map: AgentMap): MapmeshError {

@@ -12,6 +12,7 @@ import { parseSecret } from '../mesh/secret.js';
 import { type DataDir, openDataDir } from '../persist/data-dir.js';
 import type { Cleanup } from './cleanup.js';
 import { pinOf } from './map-source.js';
+import { otherPortOf, twoNames } from './one-name.js';
 import type { PinPort } from './rebinder.js';
 
 /** @throws MapmeshError ERR_SECRET */
@@ -40,12 +41,15 @@ export async function openDirectory(settings: AgentSettings, cleanup: Cleanup): 
   return dataDir;
 }
 
-/** Opens every map, or none. */
+/** Opens every map, or none. @throws MapmeshError ERR_CONFIG if two are one, and as openMap */
 export function openPorts(settings: AgentSettings, cleanup: Cleanup): Map<string, MapPort> {
   const ports = new Map<string, MapPort>();
   for (const { name, selector } of settings.maps) {
     const port = openMap(selector);
     cleanup.push(() => port.close());
+    const { kernelId } = port.info;
+    const other = otherPortOf(name, kernelId, ports);
+    if (other !== undefined) throw twoNames('ERR_CONFIG', name, other, kernelId);
     ports.set(name, port);
   }
   return ports;

@@ -13,12 +13,15 @@ import { startApiServer } from '../api/server.js';
 import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
+import { checkPinRoot } from '../kernel/bpffs.js';
 import { createSigner, createVerifier, generateIdentity } from '../mesh/identity.js';
 import { createMesh } from '../mesh/libp2p-mesh.js';
 import type { DataDir } from '../persist/data-dir.js';
 import { openRegisterLog, type RegisterLogOptions } from '../persist/register-log.js';
 import { type AgentComponents, type ComposedAgent, composeAgent } from './agent.js';
 import { Cleanup } from './cleanup.js';
+import { KeptBindings } from './kept-bindings.js';
+import { MadePins } from './made-pins.js';
 import { createMapSource, type MapSource } from './map-source.js';
 import { openCaptureFor, openDirectory, openPorts, pinsOf, readSecret } from './setup.js';
 import { createClock } from './system-clock.js';
@@ -26,7 +29,7 @@ import { systemTimers } from './system-timers.js';
 
 export interface RunningAgent {
   readonly multiaddrs: readonly string[];
-  /** HOST:PORT on which the API listens. */
+  /** HOST:PORT or unix:PATH on which the API listens. */
   readonly apiAddress: string;
   /** For tests: what it is made of. */
   readonly agent: ComposedAgent;
@@ -67,8 +70,10 @@ async function start(
   overrides: AgentOverrides,
   cleanup: Cleanup,
 ): Promise<RunningAgent> {
+  if (settings.pinRoot !== null) checkPinRoot(settings.pinRoot);
   const secret = settings.secretFile === null ? null : await readSecret(settings.secretFile);
   const dataDir = await openDirectory(settings, cleanup);
+  const store = dataDir === null ? null : storeIn(dataDir);
   const identity = dataDir?.identity ?? generateIdentity();
   const ports = openPorts(settings, cleanup);
   const capture = openCaptureFor(ports, settings, log);
@@ -85,10 +90,11 @@ async function start(
     ports,
     capture,
     secret,
-    dataDir: dataDir === null ? null : storeIn(dataDir),
-    bootId: () => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim(),
+    dataDir: store,
+    bootId,
     pins: pinsOf(settings),
-    source: overrides.source === undefined ? createMapSource(settings) : overrides.source,
+    source:
+      overrides.source === undefined ? await openMapSource(settings, store, log, cleanup) : overrides.source,
     createMesh: (handlers) =>
       createMesh(handlers, { cluster, listen, bootstrap, allow, secret, identity }, { log }),
     serve: async (control: AgentControl) => {
@@ -105,6 +111,22 @@ async function start(
     failed: agent.failed,
     stop: () => cleanup.run(),
   };
+}
+
+function bootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+async function openMapSource(
+  settings: AgentSettings,
+  store: AgentComponents['dataDir'],
+  log: Log,
+  cleanup: Cleanup,
+): Promise<MapSource> {
+  const kept = await KeptBindings.open(store);
+  const made = await MadePins.open({ store, bootId: bootId(), log });
+  cleanup.push(() => made.saved());
+  return createMapSource(settings, { kept, made, log });
 }
 
 function storeIn(dataDir: DataDir): AgentComponents['dataDir'] {

@@ -108,19 +108,24 @@ export class Sweeps {
   #tick(): void {
     for (const map of this.#maps) this.#readLosses(map);
     if (this.#busy) return;
-    const nowMs = this.#components.timers.nowMs();
-    for (const [map, plan] of this.#plans) {
-      if (map.state !== 'live' || map.core.isStandby || !isDue(map, plan, nowMs)) continue;
-      this.#busy = true;
-      this.sweep(map)
-        .catch((error: Error) => {
-          this.#components.log.warn({ map: map.name, reason: error.message }, 'sweep failed');
-          this.#plan(map, 0);
-        })
-        .finally(() => {
-          this.#busy = false;
-        });
-      return;
+    this.#busy = true;
+    void this.#sweepDue().finally(() => {
+      this.#busy = false;
+    });
+  }
+
+  /** Each map that is due now, once: one that is due again and again keeps no other from its turn. */
+  async #sweepDue(): Promise<void> {
+    const { timers, log } = this.#components;
+    const nowMs = timers.nowMs();
+    const due = [...this.#plans].filter(([map, plan]) => isDue(map, plan, nowMs));
+    for (const [map] of due) {
+      if (this.#stopped) return;
+      if (map.state !== 'live' || map.core.isStandby) continue;
+      await this.sweep(map).catch((error: Error) => {
+        log.warn({ map: map.name, reason: error.message }, 'sweep failed');
+        this.#plan(map, 0);
+      });
     }
   }
 

@@ -4,7 +4,8 @@
  * - a page that sends requests across origins is known by its Origin or Sec-Fetch-Site header;
  * - a page that made its own name point here (DNS rebinding) is known by the name in the Host header, which is neither
  *   an address nor localhost nor the name that the API was told to listen on.
- * Only `/healthz`, `/readyz` and `/metrics` take any Host: monitoring may use names, and there is nothing to change.
+ * Only `/healthz`, `/readyz` and `/metrics` take any Host: monitoring may use names, and there is nothing to change. So does
+ * a Unix socket: no browser connects to one, and what connects to it may call it as it likes.
  */
 import { isIP } from 'node:net';
 import { HttpError } from './http-error.js';
@@ -18,14 +19,18 @@ export interface BrowserHints {
   readonly fetchSite: string | undefined;
 }
 
-/** @throws HttpError 403 for what only a web page would send. */
-export function refuseWebPages(request: BrowserHints, listenHost: string): void {
+/**
+ * @param listenHost undefined for a Unix socket
+ * @throws HttpError 403 for what only a web page would send.
+ */
+export function refuseWebPages(request: BrowserHints, listenHost: string | undefined): void {
   const { origin, fetchSite, host } = request;
   if (origin !== undefined) throw forbidden(`it comes from the web page ${JSON.stringify(origin)}`);
   if (fetchSite !== undefined && fetchSite !== 'none' && fetchSite !== 'same-origin') {
     throw forbidden('it comes from a web page');
   }
-  if (ANY_HOST_PATHS.has(request.path) || (host !== undefined && hostIsOurs(host, listenHost))) return;
+  if (listenHost === undefined || ANY_HOST_PATHS.has(request.path)) return;
+  if (host !== undefined && hostIsOurs(host, listenHost)) return;
   throw forbidden(`its Host header is ${JSON.stringify(host ?? '')}, expected an IP address or localhost`);
 }
 

@@ -1,4 +1,5 @@
 /** What the API needs of the catalog. */
+import type { MapmeshError } from '../core/errors.js';
 
 /** A map of the catalog, as it is to be everywhere. */
 export interface CatalogMapReport {
@@ -19,10 +20,12 @@ export interface CatalogMapReport {
   /** Types as text; null if they are not known. */
   readonly key: string | null;
   readonly value: string | null;
-  /** Of the map on this node; null if it does not replicate it. */
+  /** Of the map on this node, `standby` included; null if it does not replicate it. */
   readonly state: string | null;
   /** Why not. */
   readonly problem: string | null;
+  /** Why its kernel map does not have the room that it is to have; null if it has, or will soon. */
+  readonly resizeProblem: string | null;
   /** Added by this name elsewhere with another shape: of no account. */
   readonly rivals: readonly {
     readonly addedBy: string;
@@ -60,11 +63,13 @@ export interface NewMap {
   readonly policy?: readonly string[] | undefined;
 }
 
-/** Changes resolve when this node has followed them. Each rejects with ERR_EDITOR on a node that may not edit. */
+/** Changes resolve when this node has them on disk and has followed them. Each rejects with ERR_EDITOR on a node that may not edit. */
 export interface CatalogControl {
   report(): CatalogReport;
   /** Why maps of the catalog are not replicated on this node. */
   problems(): Iterable<string>;
+  /** Why this map of the catalog is not; null if it is, or is none. */
+  problemOf(name: string): MapmeshError | null;
   add(name: string, map: NewMap): Promise<{ readonly name: string; readonly problem: string | null }>;
   /** @param words KEY=VALUE */
   set(name: string, words: readonly string[]): Promise<void>;

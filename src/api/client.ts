@@ -6,12 +6,15 @@
  *
  * What the agent refuses is thrown as the MapmeshError that it was over there. No answer at all is ERR_API.
  */
+import type { IncomingMessage } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
+import { type ApiAddress, formatApiAddress } from '../core/api-address.js';
 import { MapmeshError } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
 import type { CatalogReport, NewMap } from './catalog-control.js';
 import type { CommitReport, ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
 import { errorFromBody } from './http-error.js';
+import { bodyOf, send } from './http-request.js';
 import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
 
 /** A line is one register in hex; one that is longer than this is no line of ours. */
@@ -25,18 +28,13 @@ const LONG_TIMEOUT_MS = 280_000;
 /** Longest single wait asked of the server. */
 const WAIT_STEP_MS = 10_000;
 
-export interface ApiAddress {
-  readonly host: string;
-  readonly port: number;
-}
-
 export class ApiClient {
-  readonly #base: string;
+  readonly #to: ApiAddress;
   readonly #address: string;
 
-  constructor({ host, port }: ApiAddress) {
-    this.#address = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
-    this.#base = `http://${this.#address}`;
+  constructor(to: ApiAddress) {
+    this.#to = to;
+    this.#address = formatApiAddress(to);
   }
 
   status(): Promise<StatusReport> {
@@ -46,8 +44,8 @@ export class ApiClient {
   /** @returns undefined when there is no register; a tombstone has the value null. */
   async get(name: string, key: string): Promise<RegisterJson | undefined> {
     const response = await this.#request('GET', entryPath(name, key));
-    if (response.status !== 404) return (await this.#body(response)) as RegisterJson;
-    const body = await jsonOf(response);
+    if (response.statusCode !== 404) return (await this.#body(response)) as RegisterJson;
+    const body = await this.#jsonOf(response);
     if ((body as Partial<typeof NO_ENTRY> | undefined)?.entry === null) return undefined;
     throw errorFromBody(body, this.#strange(response));
   }
@@ -149,8 +147,8 @@ export class ApiClient {
       undefined,
       waitMs + ANSWER_TIMEOUT_MS,
     );
-    if (response.status === 200) return [];
-    const body = (await jsonOf(response)) as { reasons?: unknown } | null;
+    const body = (await this.#jsonOf(response)) as { reasons?: unknown } | null;
+    if (response.statusCode === 200) return [];
     if (!Array.isArray(body?.reasons)) throw errorFromBody(body, this.#strange(response));
     return body.reasons.map(String);
   }
@@ -159,9 +157,9 @@ export class ApiClient {
     return (await this.#body(await this.#request(method, path, body, timeoutMs))) as T;
   }
 
-  async #body(response: Response): Promise<unknown> {
-    const body = await jsonOf(response);
-    if (!response.ok || body === undefined) throw errorFromBody(body, this.#strange(response));
+  async #body(response: IncomingMessage): Promise<unknown> {
+    const body = await this.#jsonOf(response);
+    if (response.statusCode !== 200 || body === undefined) throw errorFromBody(body, this.#strange(response));
     return body;
   }
 
@@ -171,23 +169,38 @@ export class ApiClient {
     path: string,
     body?: object,
     timeoutMs: number | null = ANSWER_TIMEOUT_MS,
-  ): Promise<Response> {
-    const content = { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
-    const signal = timeoutMs === null ? null : AbortSignal.timeout(timeoutMs);
+  ): Promise<IncomingMessage> {
+    const signal = timeoutMs === null ? undefined : AbortSignal.timeout(timeoutMs);
     try {
-      return await fetch(this.#base + path, { method, signal, ...(body === undefined ? {} : content) });
+      return await send(this.#to, { method, path, body, signal });
     } catch (error) {
       throw this.#unreachable(error);
     }
   }
 
+  /** @returns undefined when the body is no JSON. */
+  async #jsonOf(response: IncomingMessage): Promise<unknown> {
+    let text: string;
+    try {
+      text = await bodyOf(response);
+    } catch (error) {
+      throw this.#unreachable(error);
+    }
+    try {
+      return JSON.parse(text);
+    } catch (error) {
+      if (error instanceof SyntaxError) return undefined;
+      throw error;
+    }
+  }
+
   async *#lines(path: string, onOpen?: () => void): AsyncGenerator<string[]> {
     const response = await this.#request('GET', path, undefined, null);
-    if (!response.ok || response.body === null) await this.#body(response);
+    if (response.statusCode !== 200) await this.#body(response);
     onOpen?.();
     let rest = '';
     try {
-      for await (const text of response.body!.pipeThrough(new TextDecoderStream())) {
+      for await (const text of response.setEncoding('utf8')) {
         const lines = (rest + text).split('\n');
         rest = lines.pop()!;
         if (rest.length > LINE_CHARS_MAX) throw errorFromBody(undefined, this.#strange(response));
@@ -197,21 +210,25 @@ export class ApiClient {
     } catch (error) {
       if (error instanceof MapmeshError) throw error;
       throw new MapmeshError('ERR_API', `Cannot read on from "${this.#address}": the agent hung up`, {
-        hint: 'Was the agent stopped? See its log.',
+        hint: 'Was the agent stopped? See its log. It also cuts off a dump of which nothing is read for 15 s.',
         cause: error,
       });
     }
   }
 
-  #strange(response: Response): string {
-    return `Cannot use the answer of "${this.#address}": HTTP status ${response.status} and no JSON that mapmesh knows`;
+  #strange({ statusCode }: IncomingMessage): string {
+    return `Cannot use the answer of "${this.#address}": HTTP status ${statusCode} and no JSON that mapmesh knows`;
   }
 
   #unreachable(error: unknown): MapmeshError {
-    const { name, cause } = error as { name?: string; cause?: NodeJS.ErrnoException };
-    const what = REASONS[cause?.code ?? name ?? ''] ?? cause?.message ?? String(error);
+    const { code, message } = error as NodeJS.ErrnoException;
+    const what = REASONS[code ?? ''] ?? message;
+    const hint =
+      code === 'EACCES'
+        ? 'The socket belongs to another user: run the command as that user, or as root.'
+        : 'Is the agent running (mapmesh agent --map NAME=SELECTOR)? Does --api have its address?';
     return new UnreachableError('ERR_API', `Cannot reach the agent at "${this.#address}": ${what}`, {
-      hint: 'Is the agent running (mapmesh agent --map NAME=SELECTOR)? Does --api have its address?',
+      hint,
       cause: error,
     });
   }
@@ -222,13 +239,15 @@ class UnreachableError extends MapmeshError {}
 
 const REASONS: Record<string, string> = {
   ECONNREFUSED: 'connection refused',
+  ENOENT: 'there is no such socket',
+  ENOTDIR: 'there is no such socket',
+  EACCES: 'permission denied',
   ENOTFOUND: 'no such host',
   EAI_AGAIN: 'the name cannot be looked up now',
   ECONNRESET: 'the connection was cut',
-  UND_ERR_SOCKET: 'the connection was cut',
-  UND_ERR_CONNECT_TIMEOUT: 'no answer',
   ETIMEDOUT: 'no answer',
-  TimeoutError: 'it accepts connections but does not answer',
+  // Our own patience ended.
+  ABORT_ERR: 'it accepts connections but does not answer',
 };
 
 function mapPath(name: string): string {
@@ -241,14 +260,4 @@ function catalogPath(name: string): string {
 
 function entryPath(name: string, key: string): string {
   return `${mapPath(name)}/entries/${encodeURIComponent(key)}`;
-}
-
-/** @returns undefined when the body is no JSON. */
-async function jsonOf(response: Response): Promise<unknown> {
-  try {
-    return await response.json();
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
 }

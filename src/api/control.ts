@@ -75,6 +75,8 @@ export interface MapReport {
   readonly held: number;
   /** Registers deleted by this node since it started because nobody had touched them for the map's time to live. */
   readonly expired: number;
+  /** Registers of nodes that are not among the map's writers, and writes made here if this node is not, since it started. */
+  readonly refused: number;
   readonly lastSweep: SweepSummary | null;
   /** The map has been resized and the old kernel map is still used; null otherwise. */
   readonly resizing: ResizingReport | null;
@@ -95,6 +97,8 @@ export interface ResizingReport {
   /** Ids of programs, and of processes on this host, that use the old map. */
   readonly programs: readonly number[];
   readonly processes: readonly number[];
+  /** What the agent may not look at, and may use it as well: phrases. */
+  readonly unknown: readonly string[];
 }
 
 /** The whole node at a glance: `mapmesh status --json`. */
@@ -111,6 +115,8 @@ export interface StatusReport {
   readonly version: string;
   /** Working, but something needs a human: any problem here or at a map. */
   readonly degraded: boolean;
+  /** For each capture tier that is better than what this node has, why it cannot be used. */
+  readonly captureReasons: readonly string[];
   /** Sentences about the node (not about one map); empty when all is well. */
   readonly problems: readonly string[];
   readonly peers: readonly PeerReport[];
@@ -232,10 +238,10 @@ export interface AgentControl {
 
   /**
    * Calls `listener` for every register of the map that wins from now on, in the order of merging. The listener is
-   * quick and does not throw.
+   * quick and does not throw. `onRemoved` is called when this node replicates the map no longer: nothing comes after it.
    * @returns the function that ends it; safe to call twice.
    */
-  watch(name: string, listener: (change: ChangeReport) => void): () => void;
+  watch(name: string, listener: (change: ChangeReport) => void, onRemoved: () => void): () => void;
 
   /** Writes an entry as a local write. Resolves once it is merged here and applied (or refused by the kernel). */
   put(name: string, key: Uint8Array, value: Uint8Array): Promise<WriteReport>;

@@ -8,8 +8,14 @@ export interface ErrorBody {
 /** Codes that are not the server's fault; the others are 500. */
 const STATUS_BY_CODE: Partial<Record<ErrorCode, number>> = {
   ERR_USAGE: 400,
+  // A policy or a PeerId in a request; what the agent itself was given it has checked before it answers anybody.
+  ERR_CONFIG: 400,
   ERR_KEY_SIZE: 400,
+  ERR_EDITOR: 403,
+  ERR_WRITER: 403,
   ERR_NO_SUCH_MAP: 404,
+  ERR_NO_SUCH_KEY: 404,
+  ERR_AMBIGUOUS_MAP: 409,
   ERR_MAP_KIND: 409,
   ERR_MAP_SHAPE: 409,
   ERR_RESIZE: 409,

@@ -62,6 +62,12 @@ const MAP_FIGURES: readonly MapFigure[] = [
     read: (map) => map.expired,
   },
   {
+    name: 'refused_total',
+    kind: 'counter',
+    help: 'Registers and local writes that were refused because of the list of writers',
+    read: (map) => map.refused,
+  },
+  {
     name: 'last_sweep_timestamp_seconds',
     kind: 'gauge',
     help: 'When the last sweep ended, seconds since 1970',

@@ -15,10 +15,11 @@
  * POST   /v1/sweep   /v1/maps/NAME/sweep
  * POST   /v1/maps/NAME/release[?refill=true]         spreads held deletes, or puts the entries back
  * POST   /v1/maps/NAME/commit[?back=true]            fills the kernel map of a standby; or has it be a standby again
+ * POST   /v1/maps/NAME/resize?maxEntries=N           gives it a larger kernel map, on this node alone
  * GET    /v1/maps/NAME/diff
  * ...    /v1/catalog...                  see catalog-routes.ts
  * ```
- * KEY is hex. A failure is `{"error": {"code", "message", "hint"}}`.
+ * KEY is hex. README has what each takes and answers. A failure is `{"error": {"code", "message", "hint"}}`.
  */
 import type { Readable } from 'node:stream';
 import type { FastifyInstance, FastifyReply } from 'fastify';
@@ -49,6 +50,8 @@ interface EntryParams {
 export interface RouteComponents {
   readonly control: AgentControl;
   readonly watchLimits: WatchLimits;
+  /** Until a dump that is not read is cut off, see {@link ConnectionLimits}. */
+  readonly dumpStallMsMax: number;
   /** Takes a stream in, or throws ERR_LIMIT when there are too many. */
   admit(make: () => Readable): Readable;
 }
@@ -109,7 +112,7 @@ function addEntryRoutes(app: FastifyInstance, control: AgentControl): void {
 }
 
 function noEntry(name: string, key: string): MapmeshError {
-  return new MapmeshError('ERR_API', `Cannot get entry "${key}" of map "${name}": there is none`, {
+  return new MapmeshError('ERR_NO_SUCH_KEY', `Cannot get entry "${key}" of map "${name}": there is none`, {
     hint: `"mapmesh dump ${name}" lists the entries.`,
   });
 }
@@ -120,20 +123,28 @@ function valueBytesOf(body: unknown): Uint8Array {
   return body instanceof Uint8Array ? body : fromHex(checked(PUT_BODY, body).value, 'value');
 }
 
-function addStreamRoutes(app: FastifyInstance, { control, watchLimits, admit }: RouteComponents): void {
-  app.get<MapParams>('/v1/maps/:name/entries', async ({ params: { name }, query }, reply) => {
+/** HEAD would open a stream that nobody ends. */
+const STREAM_ROUTE = { exposeHeadRoute: false };
+
+function addStreamRoutes(app: FastifyInstance, components: RouteComponents): void {
+  const { control, watchLimits, dumpStallMsMax, admit } = components;
+  app.get<MapParams>('/v1/maps/:name/entries', STREAM_ROUTE, async ({ params: { name }, query }, reply) => {
     const tombstones = checked(DUMP_QUERY, query).tombstones === 'true';
-    return sendLines(
-      reply,
-      admit(() => dumpStream(control, name, { tombstones })),
-    );
+    const stream = admit(() => dumpStream(control, name, { tombstones }));
+    // A dump always has more to send: a socket that takes nothing has a reader that takes nothing. Node looks twice: the
+    // first time, what was sent before the reader stopped still counts.
+    reply.raw.setTimeout(dumpStallMsMax / 2, () => reply.raw.destroy());
+    return sendLines(reply, stream);
   });
-  app.get<MapParams>('/v1/maps/:name/watch', async ({ params: { name }, query }, reply) => {
+  app.get<MapParams>('/v1/maps/:name/watch', STREAM_ROUTE, async ({ params: { name }, query }, reply) => {
     const { key } = checked(WATCH_QUERY, query);
     const wanted = key === undefined ? undefined : fromHex(key, 'key');
-    const subscribe = (listener: Parameters<AgentControl['watch']>[1]) => {
-      if (wanted === undefined) return control.watch(name, listener);
-      return control.watch(name, (change) => compareBytes(change.key, wanted) === 0 && listener(change));
+    // A key that the map cannot have would never change.
+    if (wanted !== undefined) control.get(name, wanted);
+    const subscribe = (listener: Parameters<AgentControl['watch']>[1], onRemoved: () => void) => {
+      if (wanted === undefined) return control.watch(name, listener, onRemoved);
+      const ofKey: typeof listener = (change) => compareBytes(change.key, wanted) === 0 && listener(change);
+      return control.watch(name, ofKey, onRemoved);
     };
     return sendLines(
       reply,

@@ -6,16 +6,19 @@
  *     await server.close();
  *
  * There is no password: who can connect may read and write the maps. Hence loopback by default, and no web pages
- * (browser-guard.ts).
+ * (browser-guard.ts). A Unix socket is for the agent's user alone (socket-file.ts).
  */
 import type { AddressInfo } from 'node:net';
 import type { Readable } from 'node:stream';
-import fastify, { type FastifyError, type FastifyInstance } from 'fastify';
+import fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify';
+import { type ApiAddress, formatApiAddress, type HostPort } from '../core/api-address.js';
 import { MapmeshError } from '../core/errors.js';
 import { refuseWebPages } from './browser-guard.js';
+import { CONNECTION_LIMITS, type ConnectionLimits, refuseConnection } from './connections.js';
 import type { AgentControl } from './control.js';
 import { errorBody, HttpError, statusOf } from './http-error.js';
 import { addRoutes } from './routes.js';
+import { SocketFile } from './socket-file.js';
 import { WATCH_LIMITS, type WatchLimits, WatchStream } from './watch-stream.js';
 
 /** A value of 256 KiB (the largest that fits a message) as hex in JSON, and some room. */
@@ -39,53 +42,70 @@ export interface ApiComponents {
   };
 }
 
-export interface ApiOptions {
-  readonly host: string;
-  /** 0 = any free port. */
-  readonly port: number;
+export type ApiOptions = ApiAddress & {
   readonly watchLimits?: WatchLimits;
-}
+  readonly connectionLimits?: ConnectionLimits;
+};
 
 export interface ApiServer {
-  /** HOST:PORT with the port that it really has. */
+  /** HOST:PORT with the port that it really has, or unix:PATH. */
   readonly address: string;
   /** Ends streams with a last line, then closes every connection. Safe to call twice. */
   close(): Promise<void>;
 }
 
-/** @throws MapmeshError ERR_PORT_IN_USE, ERR_NOT_ROOT (port below 1024), ERR_CONFIG (no such address) */
+/** @throws MapmeshError ERR_PORT_IN_USE, ERR_NOT_ROOT (port below 1024, permissions), ERR_CONFIG (no such address or directory) */
 export async function startApiServer(components: ApiComponents, options: ApiOptions): Promise<ApiServer> {
+  const limits = options.connectionLimits ?? CONNECTION_LIMITS;
   const app = fastify({
     bodyLimit: BODY_BYTES_MAX,
     requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: limits.idleMsMax,
+    http: { headersTimeout: limits.headersMsMax, connectionsCheckingInterval: limits.checkIntervalMs },
+    clientErrorHandler: refuseConnection,
+    // What is wrong with a URL comes before any route and its error handler.
+    frameworkErrors: (error, request, reply) => void answerError(error, request, reply, components.log),
     forceCloseConnections: true,
     return503OnClosing: false,
     routerOptions: { maxParamLength: PARAM_CHARS_MAX },
   });
   const streams = new Set<Readable>();
-  addHooks(app, components, options.host);
+  addHooks(app, components, 'host' in options ? options.host : undefined);
   app.addHook('preClose', () => endStreams(streams));
   addRoutes(app, {
     control: components.control,
     watchLimits: options.watchLimits ?? WATCH_LIMITS,
+    dumpStallMsMax: limits.dumpStallMsMax,
     admit: (make) => admitStream(streams, make),
   });
   app.server.maxConnections = CONNECTIONS_MAX;
   try {
-    await app.listen({ host: options.host, port: options.port });
+    const address = await listen(app, options);
+    return { address: formatApiAddress(address), close: () => app.close() };
   } catch (error) {
     await app.close();
-    throw listenError(error, options);
+    throw error;
   }
-  const { port } = app.server.address() as AddressInfo;
-  return { address: hostPort(options.host, port), close: () => app.close() };
 }
 
-function hostPort(host: string, port: number): string {
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+/** @returns the address with the port that it really has. */
+async function listen(app: FastifyInstance, address: ApiAddress): Promise<ApiAddress> {
+  if ('path' in address) {
+    const file = new SocketFile(address.path);
+    app.addHook('preClose', async () => file.remove());
+    await file.serve((path) => app.listen({ path }));
+    return address;
+  }
+  const { host, port } = address;
+  try {
+    await app.listen({ host, port });
+  } catch (error) {
+    throw listenError(error, address);
+  }
+  return { host, port: (app.server.address() as AddressInfo).port };
 }
 
-function addHooks(app: FastifyInstance, { log }: ApiComponents, listenHost: string): void {
+function addHooks(app: FastifyInstance, { log }: ApiComponents, listenHost: string | undefined): void {
   // The raw bytes of a value.
   app.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_request, body, done) => {
     done(null, body);
@@ -108,13 +128,21 @@ function addHooks(app: FastifyInstance, { log }: ApiComponents, listenHost: stri
     const hint = 'README lists the routes; /v1/status is a good start.';
     throw new HttpError(404, 'ERR_USAGE', `Cannot ${method} "${url}": there is no such route`, hint);
   });
-  app.setErrorHandler((error: FastifyError | MapmeshError, request, reply) => {
-    const known = knownError(error);
-    if (known === undefined)
-      log.error({ err: error, method: request.method, url: request.url }, 'API request failed');
-    const answer = known ?? internalError();
-    return reply.code(statusOf(answer)).type('application/json; charset=utf-8').send(errorBody(answer));
-  });
+  app.setErrorHandler((error: FastifyError | MapmeshError, request, reply) =>
+    answerError(error, request, reply, log),
+  );
+}
+
+function answerError(
+  error: FastifyError | MapmeshError,
+  { method, url }: { readonly method: string; readonly url: string },
+  reply: FastifyReply,
+  log: ApiComponents['log'],
+): FastifyReply {
+  const known = knownError(error);
+  if (known === undefined) log.error({ err: error, method, url }, 'API request failed');
+  const answer = known ?? internalError();
+  return reply.code(statusOf(answer)).type('application/json; charset=utf-8').send(errorBody(answer));
 }
 
 /** @returns undefined for what should not have happened. */
@@ -122,8 +150,17 @@ function knownError(error: FastifyError | MapmeshError): MapmeshError | undefine
   if (error instanceof MapmeshError) return error;
   const status = error.statusCode ?? 500;
   if (status < 400 || status >= 500) return undefined;
-  const code = status === 413 ? 'ERR_LIMIT' : 'ERR_USAGE';
-  return new HttpError(status, code, `Cannot read the request: ${error.message}`, 'README lists the routes.');
+  if (status === 413) {
+    const what = `its body has more than ${BODY_BYTES_MAX} bytes`;
+    const hint = 'The largest value that a map can have fits in.';
+    return new HttpError(status, 'ERR_LIMIT', `Cannot read the request: ${what}`, hint);
+  }
+  return new HttpError(
+    status,
+    'ERR_USAGE',
+    `Cannot read the request: ${error.message}`,
+    'README lists the routes.',
+  );
 }
 
 function internalError(): MapmeshError {
@@ -158,10 +195,10 @@ async function endStreams(streams: Set<Readable>): Promise<void> {
   for (const stream of streams) stream.destroy();
 }
 
-function listenError(error: unknown, { host, port }: ApiOptions): MapmeshError {
-  const address = hostPort(host, port);
+function listenError(error: unknown, address: HostPort): MapmeshError {
+  const text = formatApiAddress(address);
   const refuse = (code: 'ERR_PORT_IN_USE' | 'ERR_NOT_ROOT' | 'ERR_CONFIG', what: string, hint: string) =>
-    new MapmeshError(code, `Cannot serve the API on "${address}": ${what}`, { hint, cause: error });
+    new MapmeshError(code, `Cannot serve the API on "${text}": ${what}`, { hint, cause: error });
   switch ((error as NodeJS.ErrnoException).code) {
     case 'EADDRINUSE':
       return refuse(

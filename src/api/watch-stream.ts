@@ -30,24 +30,31 @@ export class WatchStream extends Readable {
   #lines: string[] = [];
   #queuedBytes = 0;
   #dropped = 0;
-  #stopped = false;
+  /** Why it ends once all is read; null: not yet. */
+  #ending: WatchEnd['end'] | null = null;
   #wanted = false;
   #flushing = false;
 
   /** @param subscribe what it throws (no such map) passes through; nothing is left behind. */
-  constructor(subscribe: (listener: (change: ChangeReport) => void) => () => void, limits: WatchLimits) {
+  constructor(
+    subscribe: (listener: (change: ChangeReport) => void, onRemoved: () => void) => () => void,
+    limits: WatchLimits,
+  ) {
     // One byte: asked for more only when the reader has taken everything, so that the bound is ours alone.
     super({ highWaterMark: 1 });
     this.#limits = limits;
-    this.#unsubscribe = subscribe((change) => this.#take(change));
+    this.#unsubscribe = subscribe(
+      (change) => this.#take(change),
+      () => this.stop('removed'),
+    );
     this.#heartbeat = setInterval(() => this.#beat(), limits.heartbeatMs);
     // Sends the headers: from now on the watcher knows that it misses nothing.
     this.push('\n');
   }
 
   /** Ends the stream with a line that says so; what is queued is sent first. */
-  stop(): void {
-    this.#stopped = true;
+  stop(why: 'stopped' | 'removed' = 'stopped'): void {
+    this.#ending ??= why;
     this.#flushSoon();
   }
 
@@ -70,7 +77,7 @@ export class WatchStream extends Readable {
   }
 
   #take(change: ChangeReport): void {
-    if (this.destroyed || this.#stopped) return;
+    if (this.destroyed || this.#ending !== null) return;
     if (this.#dropped > 0) {
       this.#dropped++;
       return;
@@ -106,7 +113,7 @@ export class WatchStream extends Readable {
   #flush(): void {
     if (!this.#wanted || this.destroyed || this.readableEnded) return;
     if (this.#lines.length === 0) {
-      if (this.#dropped > 0 || this.#stopped) this.#finish();
+      if (this.#dropped > 0 || this.#ending !== null) this.#finish();
       return;
     }
     const text = this.#lines.join('');
@@ -116,9 +123,10 @@ export class WatchStream extends Readable {
   }
 
   #finish(): void {
-    const end: WatchEnd = { end: this.#dropped > 0 ? 'overflow' : 'stopped', dropped: this.#dropped };
+    const why = this.#dropped > 0 ? 'overflow' : (this.#ending ?? 'stopped');
+    const end: WatchEnd = { end: why, dropped: this.#dropped };
     this.#wanted = false;
-    this.#stopped = true;
+    this.#ending = why;
     this.push(`${JSON.stringify(end)}\n`);
     this.push(null);
   }

@@ -21,8 +21,8 @@ export interface ChangeJson extends RegisterJson {
 
 /** The last line of a watch that the server ended. */
 export interface WatchEnd {
-  /** `overflow`: this watcher read too slowly; `stopped`: the agent stopped. */
-  readonly end: 'overflow' | 'stopped';
+  /** `overflow`: this watcher read too slowly; `stopped`: the agent stopped; `removed`: the map is not this node's any more. */
+  readonly end: 'overflow' | 'stopped' | 'removed';
   /** Changes that it was not sent. */
   readonly dropped: number;
 }

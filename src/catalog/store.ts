@@ -10,18 +10,25 @@ export function formatCatalog(catalog: Catalog): string {
 
 /** Brings a catalog back to what was written. @throws MapmeshError ERR_DATA_DIR */
 export function restoreCatalog(catalog: Catalog, content: Uint8Array): void {
-  for (const [index, line] of Buffer.from(content).toString('latin1').split('\n').entries()) {
-    if (line === '') continue;
+  const lines = Buffer.from(content).toString('latin1').split('\n');
+  const changes = lines.flatMap((line, index) => {
+    if (line === '') return [];
     try {
-      catalog.receive(Buffer.from(line, 'base64'));
+      return [catalog.open(Buffer.from(line, 'base64'))];
     } catch (cause) {
-      // Its author was struck off by a change of another line.
-      if (cause instanceof MapmeshError && cause.code === 'ERR_EDITOR') continue;
-      throw new MapmeshError(
-        'ERR_DATA_DIR',
-        `Cannot read line ${index + 1} of file "${CATALOG_FILE}" of the data directory: it is damaged`,
-        { hint: 'Remove the file: the catalog is taken from the other nodes.', cause },
-      );
+      throw damaged(`line ${index + 1} of `, cause);
     }
-  }
+  });
+  // One that is refused now is what another node would not take, either.
+  catalog.receiveAll(changes, (cause) => {
+    if (cause.code !== 'ERR_EDITOR' && cause.code !== 'ERR_LIMIT') throw damaged('', cause);
+  });
+}
+
+function damaged(where: string, cause: unknown): MapmeshError {
+  return new MapmeshError(
+    'ERR_DATA_DIR',
+    `Cannot read ${where}file "${CATALOG_FILE}" of the data directory: it is damaged`,
+    { hint: 'Remove the file: the catalog is taken from the other nodes.', cause },
+  );
 }

@@ -2,7 +2,7 @@
 import { type Command, Option } from 'commander';
 import { ApiClient } from '../api/client.js';
 import { DEFAULTS } from '../config/defaults.js';
-import { type HostPort, parseHostPort } from '../config/host-port.js';
+import { API_ADDRESS_WORDS, type ApiAddress, parseApiAddress } from '../core/api-address.js';
 import { fromHex, toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 
@@ -17,7 +17,7 @@ export interface ClientFlags {
 /** Adds `--api`, `--json` and `--log-level` to a command. */
 export function withClientFlags(command: Command): Command {
   return withLogLevel(command)
-    .option('--api <HOST:PORT>', 'address of the agent', DEFAULTS.api)
+    .option('--api <ADDRESS>', 'HOST:PORT or unix:PATH of the agent', DEFAULTS.api)
     .option('--json', 'print JSON');
 }
 
@@ -31,16 +31,13 @@ export function clientOf({ api }: ClientFlags): ApiClient {
   return new ApiClient(parseApi(api));
 }
 
-function parseApi(text: string): HostPort {
-  const address = parseHostPort(text);
-  if (address !== undefined && address.port !== 0) return address;
-  throw new MapmeshError(
-    'ERR_USAGE',
-    `Cannot use --api "${text}": expected HOST:PORT, for example ${DEFAULTS.api}`,
-    {
-      hint: 'The agent prints the address of its API at start.',
-    },
-  );
+function parseApi(text: string): ApiAddress {
+  // The agent prints a URL, so that it can be clicked.
+  const address = parseApiAddress(text.replace(/^http:\/\/(.*?)\/?$/, '$1'));
+  if (address !== undefined && ('path' in address || address.port !== 0)) return address;
+  throw new MapmeshError('ERR_USAGE', `Cannot use --api "${text}": expected ${API_ADDRESS_WORDS}`, {
+    hint: 'The agent prints the address of its API at start.',
+  });
 }
 
 /**

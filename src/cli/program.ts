@@ -12,7 +12,7 @@ export function createProgram(): Command {
   const program = new Command('mapmesh')
     .description('Keeps eBPF maps in step across any number of Linux hosts, with no coordinator')
     .version(VERSION)
-    .helpCommand(false)
+    .helpCommand('help [COMMAND]', 'say what there is, or what a command takes')
     .exitOverride()
     // Failures are printed in one place (failure.ts); help that was asked for still goes to standard output.
     .configureOutput({ writeErr: () => undefined })

@@ -1,17 +1,18 @@
 /**
  * The life of an agent process: start, say where it listens, work until told to stop, stop cleanly.
  *
- * - SIGINT or SIGTERM stops it and ends with 0; a second one ends at once with 1.
+ * - SIGINT, SIGTERM or SIGHUP stops it and ends with 0; a second one ends at once with 1.
  * - A failure while it works (`failed`), an uncaught exception and an unhandled rejection end with 1 and a fatal line
  *   in the log: a half-working agent would be worse than one that its supervisor starts again.
  */
 import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
+import { onStopSignals } from './stop-signals.js';
 
 /** A running agent, as far as its process is concerned. */
 export interface RunningAgent {
   readonly multiaddrs: readonly string[];
-  /** HOST:PORT */
+  /** HOST:PORT or unix:PATH */
   readonly apiAddress: string;
   /** Resolves if the agent cannot go on. */
   readonly failed: Promise<unknown>;
@@ -27,9 +28,14 @@ export interface RunComponents {
   readonly print: (line: string) => void;
   /** Writes the last log lines and ends the process. */
   readonly exit: (code: 0 | 1) => never;
+  /** {@link STOP_MS_MAX} unless told. */
+  readonly stopMsMax?: number;
 }
 
-/** A clean stop says goodbye and flushes the disk: seconds at most. After this the process ends all the same. */
+/**
+ * A clean stop says goodbye and flushes the disk: seconds at most. So long after it was told to stop, the process ends all
+ * the same, whether it was at work, starting or stopping.
+ */
 export const STOP_MS_MAX = 10_000;
 
 type Ending = { readonly signal: NodeJS.Signals } | { readonly error: unknown };
@@ -43,11 +49,11 @@ export async function runAgent(settings: AgentSettings, components: RunComponent
   if (!('agent' in first)) return endEarly(first, starting, components);
   const { agent } = first;
   for (const multiaddr of agent.multiaddrs) print(`listening on ${multiaddr}`);
-  print(`API on http://${agent.apiAddress}`);
+  print(`API on ${'path' in settings.api ? '' : 'http://'}${agent.apiAddress}`);
   const end = await Promise.race([ending, agent.failed.then((error) => ({ error }))]);
   if ('error' in end) log.fatal({ err: end.error }, 'the agent failed');
   else log.info({ signal: end.signal }, 'stopping');
-  await stopWithin(agent, components);
+  await withinLimit(() => agent.stop(), components);
   return 'error' in end ? 1 : 0;
 }
 
@@ -62,17 +68,18 @@ async function endEarly(
     return 1;
   }
   components.log.info({ signal: end.signal }, 'stopping before the start was complete');
-  await stopWithin(await starting, components);
+  await withinLimit(async () => (await starting).stop(), components);
   return 0;
 }
 
-async function stopWithin(agent: RunningAgent, { log, exit }: RunComponents): Promise<void> {
+async function withinLimit(stop: () => Promise<void>, components: RunComponents): Promise<void> {
+  const { log, exit, stopMsMax = STOP_MS_MAX } = components;
   const timer = setTimeout(() => {
-    log.fatal({ timeoutMs: STOP_MS_MAX }, 'the agent did not stop in time');
+    log.fatal({ timeoutMs: stopMsMax }, 'the agent did not stop in time');
     exit(1);
-  }, STOP_MS_MAX);
+  }, stopMsMax);
   try {
-    await agent.stop();
+    await stop();
   } finally {
     clearTimeout(timer);
   }
@@ -89,8 +96,7 @@ function processEnding({ log, exit }: RunComponents): Promise<Ending> {
       log.fatal({ signal }, 'second signal: ending at once');
       exit(1);
     };
-    process.on('SIGINT', onSignal);
-    process.on('SIGTERM', onSignal);
+    onStopSignals(onSignal);
     // After an exception that nobody caught, no state can be trusted: no clean stop.
     const onFault = (error: unknown): void => {
       log.fatal({ err: error }, 'internal error');

@@ -38,10 +38,17 @@ export function formatFields(fields: Fields | undefined): string {
   return `  ${formatTyped(fields.key)}${value}`;
 }
 
-/** Whether a key or value is given by its fields and not in hex: YAML in brackets or quotes, `=...`, or an address. */
-export function isTyped(text: string): boolean {
-  return /^\s*[{["'=]/.test(text) || isIP(text) !== 0;
+/** A key or value as it was given on the command line. */
+export interface BytesArgument {
+  readonly hex: string;
+  /** It was given by its fields. */
+  readonly isTyped: boolean;
 }
+
+/** What is certainly not hex: YAML in brackets or quotes, `=...`, or an address. */
+const TYPED_START = /^\s*[{["'=]/;
+/** Hex with colons, though eight bytes of it are an IPv6 address as well. */
+const HEX_BYTES = /^[0-9a-f]{2}(:[0-9a-f]{2})*$/i;
 
 /**
  * The hex of a key or value as the user gave it.
@@ -52,9 +59,11 @@ export async function bytesArgument(
   name: string,
   what: 'key' | 'value',
   text: string,
-): Promise<string> {
-  if (!isTyped(text)) return hexArgument(text, what);
+): Promise<BytesArgument> {
+  const isHex = !TYPED_START.test(text) && (isIP(text) === 0 || HEX_BYTES.test(text));
+  if (isHex && isIP(text) === 0) return { hex: hexArgument(text, what), isTyped: false };
   const layout = await client.layout(name);
+  if (isHex && !isAddress(layout?.[what])) return { hex: hexArgument(text, what), isTyped: false };
   if (layout === null) {
     throw new MapmeshError(
       'ERR_USAGE',
@@ -64,7 +73,12 @@ export async function bytesArgument(
       },
     );
   }
-  return toHex(encodeTyped(layout[what], readTyped(text, what), what));
+  return { hex: toHex(encodeTyped(layout[what], readTyped(text, what), what)), isTyped: true };
+}
+
+/** Of IPv6: the only one that can look like hex. */
+function isAddress(layout: Layout | undefined): boolean {
+  return layout?.kind === 'bytes' && layout.form === 'ipv6';
 }
 
 function readTyped(text: string, what: string): unknown {

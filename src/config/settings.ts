@@ -11,10 +11,10 @@
  */
 import { resolve } from 'node:path';
 import { z } from 'zod';
+import { API_ADDRESS_WORDS, type ApiAddress, parseApiAddress } from '../core/api-address.js';
 import type { CaptureTier } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
 import { DEFAULTS, LIMITS } from './defaults.js';
-import { type HostPort, parseHostPort } from './host-port.js';
 import { nearestWord } from './nearest-word.js';
 import {
   type EvictedChoice,
@@ -52,7 +52,7 @@ export interface AgentSettings extends PolicySettings {
   readonly allow: readonly string[];
   /** Absolute path, or null: keep nothing on disk. */
   readonly dataDir: string | null;
-  readonly api: HostPort;
+  readonly api: ApiAddress;
   readonly capture: CaptureChoice;
   /** For maps whose policy does not say; so with the delete guard. */
   readonly sweepIntervalMs: number;
@@ -120,7 +120,7 @@ const EXPECTED: Record<string, string> = {
   'secret-file': 'the path of a file',
   allow: 'a PeerId, for example 12D3KooW...',
   'data-dir': 'the path of a directory',
-  api: `HOST:PORT, for example ${DEFAULTS.api}`,
+  api: API_ADDRESS_WORDS,
   capture: 'auto, fentry, syscall or sweep',
   'sweep-interval-ms': `a whole number of milliseconds from ${LIMITS.intervalMsMin} to ${LIMITS.intervalMsMax}`,
   'reconcile-interval-ms': `a whole number of milliseconds from ${LIMITS.intervalMsMin} to ${LIMITS.intervalMsMax}`,
@@ -164,15 +164,25 @@ export function resolveSettings(sources: readonly SettingsSource[], checks: Sett
     if (!parsed.success) problems.push(...parsed.error.issues.flatMap((issue) => problemsOf(issue, source)));
   }
   if (problems.length === 0) {
-    const { maps = [], evicted = [], policies = [] } = merged;
-    problems.push(...withoutMap('evicted', evicted, maps, where.evicted));
-    problems.push(...withoutMap('policy', policies, maps, where.policy));
+    const { maps = [], evicted = [], policies = [], pinRoot = null } = merged;
+    if (pinRoot === null) {
+      problems.push(...withoutMap('evicted', evicted, maps, where.evicted));
+      problems.push(...withoutMap('policy', policies, maps, where.policy));
+    }
   }
   if (problems.length > 0) throw configError(problems);
   return withDefaults(merged);
 }
 
-/** A policy for a map that is not there is most likely a slip of the pen. */
+/** An agent that replicates nothing would be ready at once, and say so to whoever waits for it. @throws MapmeshError ERR_CONFIG */
+export function checkPurpose({ maps, pinRoot }: AgentSettings): void {
+  if (maps.length > 0 || pinRoot !== null) return;
+  const what =
+    'neither is given: there is nothing to replicate, expected maps, or where to pin those of the catalog';
+  throw configError([{ where: 'map, pin-root', what }]);
+}
+
+/** A policy for a map that is not there is most likely a slip of the pen, where no other maps come from the catalog. */
 function withoutMap(
   setting: string,
   choices: readonly { readonly name: string }[],
@@ -189,9 +199,10 @@ function withoutMap(
 
 /** One error for all problems, each on a line of its own. */
 export function configError(problems: readonly Problem[]): MapmeshError {
-  const count = problems.length === 1 ? '1 problem' : `${problems.length} problems`;
   const inOrder = problems.toSorted((a, b) => a.where.localeCompare(b.where, 'en', { numeric: true }));
-  const lines = inOrder.map(({ where, what }) => `  ${where}: ${what}`);
+  // A value that is wrong in two ways (too large, and no whole number) is one problem.
+  const lines = [...new Set(inOrder.map(({ where, what }) => `  ${where}: ${what}`))];
+  const count = lines.length === 1 ? '1 problem' : `${lines.length} problems`;
   return new MapmeshError('ERR_CONFIG', `Cannot use these settings: ${count}\n${lines.join('\n')}`, {
     hint: 'Correct them and try again; "mapmesh check FILE" checks a file, "mapmesh agent --help" lists the settings.',
   });
@@ -207,7 +218,7 @@ function withDefaults(given: Partial<AgentSettings>): AgentSettings {
     secretFile: null,
     allow: [],
     dataDir: null,
-    api: parseHostPort(DEFAULTS.api)!,
+    api: parseApiAddress(DEFAULTS.api)!,
     capture: DEFAULTS.capture,
     sweepIntervalMs: DEFAULTS.sweepIntervalMs,
     reconcileIntervalMs: DEFAULTS.reconcileIntervalMs,
@@ -271,7 +282,7 @@ function settingsSchema(checks: SettingsChecks) {
     'secret-file': text.optional(),
     allow: listOf(text.superRefine(passes(checks.peerId))).optional(),
     'data-dir': text.optional(),
-    api: z.string().transform(hostPort).optional(),
+    api: z.string().transform(apiAddress).optional(),
     capture: z.enum(['auto', 'fentry', 'syscall', 'sweep']).optional(),
     'sweep-interval-ms': interval.optional(),
     'reconcile-interval-ms': interval.optional(),
@@ -286,7 +297,7 @@ function settingsSchema(checks: SettingsChecks) {
     'tombstones-max': wholeNumber(1, LIMITS.tombstonesMaxMax).optional(),
     'delete-guard': wholeNumber(LIMITS.deleteGuardPercentMin, LIMITS.deleteGuardPercentMax).optional(),
     evicted: z.preprocess(mapList, z.array(evictedChoice()).max(LIMITS.listMax)).optional(),
-    policy: z.preprocess(policyList, z.array(policyChoice()).max(LIMITS.listMax)).optional(),
+    policy: z.preprocess(policyList, z.array(policyChoice(checks)).max(LIMITS.listMax)).optional(),
   });
 }
 
@@ -332,7 +343,7 @@ function evictedChoice() {
   });
 }
 
-function policyChoice() {
+function policyChoice(checks: SettingsChecks) {
   return z.unknown().transform((given, context): PolicyChoice => {
     const none = { name: '', policy: {} };
     let parsed: ReturnType<typeof parsePolicyChoice>;
@@ -340,13 +351,14 @@ function policyChoice() {
       parsed = parsePolicyChoice(given);
       if (parsed === undefined) refuse(context, undefined);
       for (const problem of parsed?.problems ?? []) refuse(context, problem);
+      for (const peerId of parsed?.choice.policy.writers ?? []) passes(checks.peerId)(peerId, context);
     })('', context);
     return parsed?.choice ?? none;
   });
 }
 
-function hostPort(given: string, context: z.RefinementCtx): HostPort {
-  const parsed = parseHostPort(given);
+function apiAddress(given: string, context: z.RefinementCtx): ApiAddress {
+  const parsed = parseApiAddress(given);
   if (parsed === undefined) refuse(context, undefined);
   return parsed ?? { host: '', port: 0 };
 }

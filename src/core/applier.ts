@@ -7,6 +7,7 @@ import { copyRange } from './bytes.js';
 import type { Clock } from './clock.js';
 import type { MapCounters } from './counters.js';
 import type { DeleteGuard } from './delete-guard.js';
+import { isNoKey, outOfRange } from './key-range.js';
 import { isArrayKind, isLruKind, MAP_BATCH_ENTRIES, type MapPort, type WriteWindow } from './map-port.js';
 import type { Mirror } from './mirror.js';
 import type { Replica } from './replica.js';
@@ -31,6 +32,7 @@ export class Applier {
   #retryAtUs = 0;
   #retryDelayUs = RETRY_DELAY_US_MIN;
   #lastErrno = 0;
+  #lastRange = '';
 
   constructor(
     replica: Replica,
@@ -55,6 +57,11 @@ export class Applier {
   /** Errno of the newest refusal while registers are pending, else 0. */
   get lastErrno(): number {
     return this.#mirror.pending.size > 0 ? this.#lastErrno : 0;
+  }
+
+  /** What is amiss with the key of the newest refusal while registers are pending; empty if nothing is. */
+  get lastRange(): string {
+    return this.#mirror.pending.size > 0 ? this.#lastRange : '';
   }
 
   /** Whether {@link step} has something to do. */
@@ -113,10 +120,11 @@ export class Applier {
     // Deleted: what is not believed is put back.
     if (!present && this.#guard.deleted(this.#clock.monotonicUs(), mirror.presentOf(replica.entries)))
       return false;
-    this.#counters.captured++;
     const nowUs = this.#clock.wallUs();
     const after = replica.stamp(entry);
-    replica.writeLocal(key, 0, present ? value : null, 0, nowUs, after, 'local', mirror);
+    const write = replica.writeLocal(key, 0, present ? value : null, 0, nowUs, after, 'local', mirror);
+    if (write.isRefused) return false;
+    this.#counters.captured++;
     mirror.captured(entry);
     return true;
   }
@@ -162,12 +170,16 @@ export class Applier {
     if (isArrayKind(this.#port.info.kind)) return; // an array has no deletes; such a register is never made by us
     const { table } = this.#replica;
     const { keyBytes } = this.#port.info;
-    entries.forEach((entry, i) => {
+    // What the kernel map can never have had is gone from it.
+    const { info } = this.#port;
+    const held = entries.filter((entry) => !isNoKey(info, table.data(entry), table.keyOffset(entry)));
+    if (held.length === 0) return;
+    held.forEach((entry, i) => {
       const at = table.keyOffset(entry);
       copyRange(table.data(entry), at, at + keyBytes, this.#keys, i * keyBytes);
     });
-    const window = this.#port.delete(this.#keys, entries.length, this.#errnos);
-    this.#account(entries, this.#windows.add(window));
+    const window = this.#port.delete(this.#keys, held.length, this.#errnos);
+    this.#account(held, this.#windows.add(window));
     if (this.#mirror.pending.size > 0) this.retrySoon();
   }
 
@@ -187,6 +199,7 @@ export class Applier {
   #account(entries: readonly number[], tick: number): void {
     const { pending } = this.#mirror;
     let failed = 0;
+    let lastFailed = -1;
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i]!;
       const errno = this.#errnos[i]!;
@@ -197,8 +210,13 @@ export class Applier {
       } else {
         pending.push(entry);
         this.#lastErrno = errno;
+        lastFailed = entry;
         failed++;
       }
+    }
+    if (failed > 0) {
+      const { table } = this.#replica;
+      this.#lastRange = outOfRange(this.#port.info, table.data(lastFailed), table.keyOffset(lastFailed));
     }
     this.#counters.refused += failed;
     if (failed === 0) this.#retryDelayUs = RETRY_DELAY_US_MIN;

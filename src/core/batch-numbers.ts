@@ -5,11 +5,15 @@
  * up to it are here, or what they held has been replaced by something newer that is. Tombstones are only dropped on
  * the strength of that (core/stability.ts), so a batch of which a register was held back does not count.
  */
+import { ORIGIN_SELF } from './origins.js';
+
 /** Less than every number. */
 const UNKNOWN = -1;
 
 export class BatchNumbers {
   readonly #origins = new Map<number, { head: number; complete: number }>();
+  /** Newest of our own batches that the log had, while later ones may be with others alone; else null. */
+  #ownKept: number | null = null;
 
   /** Newest number seen; undefined if none. */
   head(origin: number): number | undefined {
@@ -45,8 +49,31 @@ export class BatchNumbers {
     if (seq > known.complete) known.complete = seq;
   }
 
+  /** A loss of power took batches of our own after this number, perhaps: until {@link trustOwn} nothing is said of those. */
+  doubtOwnAfter(seq: number): void {
+    this.#ownKept = seq;
+  }
+
+  /** Of our own batches, none is with others alone. */
+  trustOwn(): void {
+    this.#ownKept = null;
+  }
+
+  /** See {@link doubtOwnAfter}. */
+  get isOwnInDoubt(): boolean {
+    return this.#ownKept !== null;
+  }
+
+  /** Nothing is here. */
+  clear(): void {
+    this.#origins.clear();
+  }
+
   /** What is complete, by origin. */
   *vector(): Generator<readonly [origin: number, seq: number]> {
-    for (const [origin, { complete }] of this.#origins) if (complete !== UNKNOWN) yield [origin, complete];
+    for (const [origin, { complete }] of this.#origins) {
+      const seq = origin === ORIGIN_SELF ? (this.#ownKept ?? complete) : complete;
+      if (seq !== UNKNOWN) yield [origin, seq];
+    }
   }
 }

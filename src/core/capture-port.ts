@@ -20,6 +20,9 @@ export interface CaptureLosses {
 }
 
 export interface CapturePort {
+  /** For each tier that is better than what can be had on this host, why it cannot. */
+  readonly tierReasons?: readonly string[];
+
   /**
    * Starts capturing changes of a kernel map.
    * @returns the tier that this map gets: the best one that has hooks for its kind on this kernel.

@@ -70,6 +70,7 @@ export class Capture {
   /** Forgets what it had still to look at. */
   close(): void {
     while (this.#mirror.settle.shift() >= 0);
+    this.#mirror.removed.clear();
     this.#pastApplies.clear();
   }
 
@@ -120,7 +121,7 @@ export class Capture {
   /** Compares contended keys with the kernel. To be called when the ring was drained to its end. */
   settle(): void {
     const { table } = this.#replica;
-    this.#mirror.removed.clear();
+    this.#forgetRemovals();
     this.#pastApplies.clear();
     for (let entry = this.#mirror.settle.shift(); entry >= 0; entry = this.#mirror.settle.shift()) {
       if (this.#mirror.isUnapplied(entry)) continue;
@@ -200,14 +201,12 @@ export class Capture {
       this.#counters.echoes++;
       return;
     }
-    if (entry < 0 && value !== null && this.#removalTick(record) !== 0) {
-      const present = this.#lookup(bytes, keyOffset);
-      kernelHasIt = present && this.#valueIs(value, valueAt);
-    }
+    if (value !== null && !this.#isKnownInKernel(entry) && this.#removalTick(record) !== 0)
+      kernelHasIt = !this.#isAsRemoved(record);
     if (value === null && this.#isHeldBack(entry, record.ktimeUs)) return;
     if (value !== null && !this.#isInKernel(entry)) this.#guard.inserted(record.ktimeUs);
     const settled = this.#local(bytes, keyOffset, value, valueAt, eventUs, after, kernelHasIt && canonical);
-    this.#mirror.setCpu(settled, record.cpu);
+    if (settled >= 0) this.#mirror.setCpu(settled, record.cpu);
   }
 
   /** The event takes the place of the register that was applied in the same window: that apply may be told of later. */
@@ -234,6 +233,30 @@ export class Capture {
     return tick !== 0 && this.#windows.place(tick, record.ktimeUs) === 'during';
   }
 
+  /** Whether the kernel map got the register from us, or from somebody whose event was taken in. */
+  #isKnownInKernel(entry: number): boolean {
+    return entry >= 0 && (this.#mirror.tick(entry) !== 0 || !this.#mirror.isUnapplied(entry));
+  }
+
+  /**
+   * Whether the kernel map is as the removal of the key left it, so that the write came before. If it has anything else,
+   * that was written since, and has an event of its own unless it is this one's.
+   */
+  #isAsRemoved(record: RingRecords): boolean {
+    if (!this.#lookup(record.bytes, record.keyOffset)) return true;
+    return isArrayKind(this.#port.info.kind) && isZero(this.#value, 0, this.#value.length);
+  }
+
+  /** Removals so long ago that no hook of a write before them is still to run. */
+  #forgetRemovals(): void {
+    const { removed } = this.#mirror;
+    const timeUs = this.#clock.monotonicUs() - CONTENDED_US;
+    for (const [name, tick] of removed) {
+      if (this.#windows.place(tick, timeUs) !== 'after') return; // nor are those that follow
+      removed.delete(name);
+    }
+  }
+
   /** The write window in which the key was removed, if it was a short while ago; else 0. */
   #removalTick(record: RingRecords): number {
     const { removed } = this.#mirror;
@@ -251,6 +274,7 @@ export class Capture {
     const replica = this.#replica;
     const mirror = this.#mirror;
     if (entry < 0 || replica.isTombstone(entry)) return false;
+    if (!replica.isWriter) return false; // no delete: it is put back
     if (mirror.has(entry, MirrorFlag.HELD)) return true;
     if (!this.#guard.deleted(timeUs, mirror.presentOf(replica.entries))) return false;
     // What waits to be applied will be there again.
@@ -259,7 +283,7 @@ export class Capture {
     return true;
   }
 
-  /** Makes the local write and says what is left to do in the kernel. @returns the entry. */
+  /** Makes the local write and says what is left to do in the kernel. @returns the entry; -1 if there is none after all. */
   #local(
     key: Uint8Array,
     keyAt: number,
@@ -270,11 +294,11 @@ export class Capture {
     kernelHasIt: boolean,
   ): number {
     const replica = this.#replica;
-    this.#counters.captured++;
     const madeIn = kernelHasIt ? this.#mirror : null;
-    const { entry, won } = replica.writeLocal(key, keyAt, value, valueAt, eventUs, after, 'local', madeIn);
-    if (won) madeIn?.captured(entry);
-    return entry;
+    const write = replica.writeLocal(key, keyAt, value, valueAt, eventUs, after, 'local', madeIn);
+    if (!write.isRefused) this.#counters.captured++;
+    if (write.won) madeIn?.captured(write.entry);
+    return write.entry;
   }
 
   /** Where the event stands relative to the last apply of its key, or that it is that apply. */
@@ -291,13 +315,18 @@ export class Capture {
     if (place === 'after')
       return this.#isOverwritten(record, entry, tick, value, valueAt) ? 'before' : 'after';
     if ((record.flags & RECORD_FLAG_MAYBE_SELF) !== 0 && this.#isOurs(entry, value, valueAt)) return 'echo';
+    return this.#isLast(record, value, valueAt) ? 'after' : 'before';
+  }
+
+  /** Whether the kernel map is as the event left it. */
+  #isLast(record: RingRecords, value: Uint8Array | null, valueAt: number): boolean {
     const present = this.#lookup(record.bytes, record.keyOffset);
-    const isLast = value === null ? !present : present && this.#valueIs(value, valueAt);
-    return isLast ? 'after' : 'before';
+    return value === null ? !present : present && this.#valueIs(value, valueAt);
   }
 
   /**
-   * Whether the hook ran late: the event seems to come after our apply, but that is what the kernel still has.
+   * Whether the hook ran late: the event seems to come after our apply, but that is what the kernel still has. Once a newer
+   * register waits nobody knows what was applied, and what is there is ours, or has an event of its own, unless it is the event's.
    * Only looked at for as long as a task may be preempted between its write and its hook.
    */
   #isOverwritten(
@@ -308,7 +337,8 @@ export class Capture {
     valueAt: number,
   ): boolean {
     if (this.#windows.place(tick, record.ktimeUs - CONTENDED_US) === 'after') return false;
-    if (this.#mirror.isUnapplied(entry) || this.#isOurs(entry, value, valueAt)) return false;
+    if (this.#mirror.isUnapplied(entry)) return !this.#isLast(record, value, valueAt);
+    if (this.#isOurs(entry, value, valueAt)) return false;
     const present = this.#lookup(record.bytes, record.keyOffset);
     return this.#isOurs(entry, present ? this.#value : null, 0);
   }

@@ -18,6 +18,8 @@ export class EntryQueue {
   #length = 0;
   /** Entries in the queue whose flag is still set. */
   #waiting = 0;
+  /** Places that have been passed. Not those that a growing ring has left out: these may stand before a mark or behind it. */
+  #passed = 0;
 
   /** @param flag the flag that marks the entries of this queue; nobody else sets or clears it. */
   constructor(flags: EntryFlags, flag: number) {
@@ -28,6 +30,16 @@ export class EntryQueue {
   /** Entries that wait. */
   get size(): number {
     return this.#waiting;
+  }
+
+  /** A mark at the end of the queue as it is now, for {@link isPast}. */
+  get end(): number {
+    return this.#passed + this.#length;
+  }
+
+  /** Whether all that stood before the mark is out of the queue; perhaps later than that is so. */
+  isPast(end: number): boolean {
+    return this.#waiting === 0 || this.#passed >= end;
   }
 
   /** Puts the entry at the end unless it waits already. */
@@ -53,12 +65,21 @@ export class EntryQueue {
       const entry = this.#ring[this.#head]!;
       this.#head = (this.#head + 1) & (this.#ring.length - 1);
       this.#length--;
+      this.#passed++;
       if (!this.#flags.has(entry, this.#flag)) continue;
       this.#flags.clearFlag(entry, this.#flag);
       this.#waiting--;
       return entry;
     }
     return -1;
+  }
+
+  /** Those that wait, without taking any out. One that was cancelled and pushed again may come twice. */
+  *waiting(): Generator<number> {
+    for (let i = 0; i < this.#length; i++) {
+      const entry = this.#ring[(this.#head + i) & (this.#ring.length - 1)]!;
+      if (this.#flags.has(entry, this.#flag)) yield entry;
+    }
   }
 
   /** Doubles the ring, or only drops the places of cancelled entries if those are at least half of it. */

@@ -10,8 +10,10 @@
 export const ERROR_CODES = {
   ERR_USAGE: 'a flag, argument or combination of them that the command line does not take',
   ERR_CONFIG: 'the configuration (flags, file) has problems; all of them are listed',
-  ERR_NOT_ROOT: 'the operation needs privileges (CAP_BPF, CAP_PERFMON or root) that this process lacks',
+  ERR_NOT_ROOT:
+    'the operation needs privileges that this process lacks: root, or the capabilities that the hint names',
   ERR_NO_SUCH_MAP: 'no kernel map, or no replicated map, of that name, pin or id',
+  ERR_NO_SUCH_KEY: 'the map has no entry with this key',
   ERR_AMBIGUOUS_MAP: 'several kernel maps match the selector',
   ERR_MAP_KIND: 'maps of this kind cannot be replicated',
   ERR_MAP_SHAPE: 'two nodes disagree on kind, key size or value size of a map',
@@ -29,6 +31,7 @@ export const ERROR_CODES = {
   ERR_WIRE: 'bytes from a peer do not decode; never fatal, counted against the sender',
   ERR_SIGNATURE: 'a batch whose signature does not match its origin',
   ERR_EDITOR: 'a change of the catalog by a node that is not on its list of editors',
+  ERR_WRITER: 'a write to a map by a node that is not one of its writers',
   ERR_PEER: 'a peer is gone, or a stream to it broke',
   ERR_RESIZE: 'the map cannot be resized, or not now',
   ERR_LIMIT: 'a named limit would be exceeded',

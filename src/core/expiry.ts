@@ -7,7 +7,7 @@
  * forgotten deletes up to a later time takes the register that it deletes for deleted, too.)
  *
  * The node that wrote a register deletes it when its time is up. The others do so later, for the case that the writer is gone,
- * and each at another time, so that as a rule one of them does it for all.
+ * and each at another time, so that as a rule one of them does it for all. Who may not write the map deletes nothing either.
  */
 import { ORIGIN_SELF } from './origins.js';
 import type { Replica } from './replica.js';
@@ -52,6 +52,7 @@ export class Expiry {
       if (!replica.isLive(entry)) continue;
       const writtenUs = stampTimeUs(table.stampHi(entry), table.stampLo(entry));
       if (writtenUs > (table.origin(entry) === ORIGIN_SELF ? ownUs : othersUs)) continue;
+      if (!replica.mayExpire(entry)) continue;
       replica.expire(entry);
       expired++;
     }

@@ -44,11 +44,45 @@ export function removeUnknown(replica: Replica, mirror: Mirror, key: Uint8Array)
   replica.onDrop?.(key);
 }
 
+/**
+ * Drops those of the entries `[from, from + count)` that do not count by the list of writers (core/writers.ts). Kernel maps lose
+ * the key, too, whatever it has there, until somebody brings what is to be in its place.
+ * @param nowUs wall time.
+ * @returns how many were dropped.
+ */
+export function dropUncounted(replica: Replica, from: number, count: number, nowUs: number): number {
+  const end = Math.min(from + count, replica.table.end);
+  let dropped = 0;
+  for (let entry = from; entry < end; entry++) {
+    if (!replica.table.has(entry, EntryFlag.USED) || replica.counts(entry)) continue;
+    const key = replica.table.key(entry);
+    removeEverywhere(replica, key);
+    replica.remove(entry);
+    replica.onDrop?.(key);
+    dropped++;
+  }
+  replica.refused += dropped;
+  if (dropped > 0) replica.forgetHorizon(nowUs);
+  return dropped;
+}
+
 /** As {@link drop}, while the log is replayed. */
 export function dropRestored(replica: Replica, key: Uint8Array): void {
   const entry = replica.table.find(key, 0);
   if (entry >= 0) replica.remove(entry);
   removeEverywhere(replica, new Uint8Array(key));
+}
+
+/** Drops all that the log had by now: the node let the map go then, and took it up again without a past. */
+export function dropAllRestored(replica: Replica): void {
+  const { table } = replica;
+  for (let entry = 0; entry < table.end; entry++) {
+    if (table.has(entry, EntryFlag.USED)) replica.remove(entry);
+  }
+  for (const { removals } of replica.mirrors) removals.clear();
+  replica.batches.clear();
+  replica.foundings = [];
+  replica.setHorizonBack(0);
 }
 
 /**
@@ -61,7 +95,8 @@ export function dropOwnAfter(replica: Replica, hlc: HybridClock, timeUs: number,
 
 /**
  * Gives this node's registers with stamps after `keptUs` new ones, the least that are free, in the same order; those in between
- * stay, and their stamps are not used again. To be called after {@link HybridClock.setBack}.
+ * stay, and their stamps are not used again. Who may not write any more has none to give: those are dropped. To be called
+ * after {@link HybridClock.setBack}.
  * @returns how many have a new stamp.
  */
 export function restampOwnAfter(replica: Replica, hlc: HybridClock, timeUs: number, keptUs: number): number {
@@ -73,6 +108,7 @@ export function restampOwnAfter(replica: Replica, hlc: HybridClock, timeUs: numb
   // What they have overwritten may be among those that stay.
   const after = keptUs > timeUs ? stampAt(keptUs) : STAMP_ZERO;
   for (const entry of entries) replica.restamp(entry, timeUs, after);
+  dropUncounted(replica, 0, table.end, timeUs);
   return entries.length;
 }
 

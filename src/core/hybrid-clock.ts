@@ -9,9 +9,21 @@
  * - `last` is the newest stamp on the track of event times; events that arrive out of order are moved up to it.
  * - a stamp raised above a register from a node whose clock is ahead leaves that track alone (or every later event
  *   would be dragged into the future with it) and is remembered in `ahead` until event time has passed it.
+ * - after the clock was set back, event time passes where stamps have been issued before. Those that are still in some
+ *   register are {@link HybridClock.take taken}; of those that were overwritten since, others may know all the same. So the
+ *   counters of stamps go on there from the greatest that was issued.
  */
 import { invariant } from './errors.js';
-import { compareStamps, STAMP_ZERO, type Stamp, stampAfter, stampAt, stampTimeUs } from './stamp.js';
+import {
+  compareStamps,
+  LOGICAL_RANGE,
+  STAMP_ZERO,
+  type Stamp,
+  stampAfter,
+  stampAt,
+  stampLogical,
+  stampTimeUs,
+} from './stamp.js';
 
 /** Most remembered stamps ahead of event time. Past it the track jumps ahead, as a textbook HLC would. */
 const AHEAD_ENTRIES_MAX = 65_536;
@@ -20,6 +32,8 @@ const AHEAD_ENTRIES_MAX = 65_536;
 const BACK_US = 5000;
 /** A clock that is set back more often than this is hopeless. */
 const BACKS_MAX = 64;
+/** Counters go on from this at most where event time passes again: the rest is for what happens in one microsecond. */
+const COUNTER_FROM_MAX = LOGICAL_RANGE / 2;
 
 export class HybridClock {
   #last: Stamp;
@@ -30,6 +44,10 @@ export class HybridClock {
   #promisedUs = 0;
   /** Before this one are stamps from before the clock was last set back: what has to follow one follows them all. */
   #usedTo: Stamp = STAMP_ZERO;
+  /** The greatest counter that was issued. */
+  #counterMax = 0;
+  /** Event time has passed here before, up to `to`: counters start from `from`. */
+  #again: { readonly to: Stamp; readonly from: number } = { to: STAMP_ZERO, from: 0 };
   /** Where stamps started from each time the clock was set back, newest last. */
   readonly #backs: number[] = [];
 
@@ -46,6 +64,7 @@ export class HybridClock {
 
   /** No stamp up to and including `mark` will be issued from now on: an earlier run of this node has issued it. */
   skipTo(mark: Stamp): void {
+    this.#counterMax = Math.max(this.#counterMax, stampLogical(mark.lo));
     if (compareStamps(mark.hi, mark.lo, this.#last.hi, this.#last.lo) > 0) this.#last = mark;
     if (compareStamps(mark.hi, mark.lo, this.#newest.hi, this.#newest.lo) > 0) this.#newest = mark;
   }
@@ -57,6 +76,11 @@ export class HybridClock {
 
   get markUs(): number {
     return stampTimeUs(this.#newest.hi, this.#newest.lo);
+  }
+
+  /** The newest stamp on the track of event times: further stamps start from it. */
+  get track(): Stamp {
+    return this.#last;
   }
 
   /** The time that further stamps start from. */
@@ -85,8 +109,9 @@ export class HybridClock {
   setBack(timeUs: number, keptUs: number): void {
     invariant(timeUs >= this.#promisedUs, 'a promised time is not taken back');
     if (this.#backs.push(timeUs) > BACKS_MAX) this.#backs.shift();
-    this.#last = stampAt(timeUs + 1); // of that microsecond itself, several may have been issued
     const kept = stampAt(keptUs + 1);
+    this.#again = { to: kept, from: Math.min(this.#counterMax + 1, COUNTER_FROM_MAX) };
+    this.#last = this.#notAgain(stampAt(timeUs + 1)); // of that microsecond itself, several may have been issued
     if (compareStamps(this.#newest.hi, this.#newest.lo, kept.hi, kept.lo) > 0) this.#newest = kept;
     this.#usedTo = this.#newest;
     for (const [hi, group] of this.#ahead) if (hi > kept.hi) this.#forget(hi, group);
@@ -111,6 +136,7 @@ export class HybridClock {
   issue(eventUs: number, after?: Stamp): Stamp {
     let stamp = stampAt(eventUs);
     if (compareStamps(stamp.hi, stamp.lo, this.#last.hi, this.#last.lo) <= 0) stamp = stampAfter(this.#last);
+    stamp = this.#notAgain(stamp);
     if (after !== undefined && compareStamps(stamp.hi, stamp.lo, after.hi, after.lo) <= 0) {
       const isAmongUsed = compareStamps(after.hi, after.lo, this.#usedTo.hi, this.#usedTo.lo) < 0;
       stamp = this.#firstFree(stampAfter(isAmongUsed ? this.#usedTo : after));
@@ -122,7 +148,16 @@ export class HybridClock {
       if (this.#aheadEntries > 0) this.#forgetUpTo(stamp);
     }
     if (compareStamps(stamp.hi, stamp.lo, this.#newest.hi, this.#newest.lo) > 0) this.#newest = stamp;
+    this.#counterMax = Math.max(this.#counterMax, stampLogical(stamp.lo));
     return stamp;
+  }
+
+  /** The stamp, or one of the same microsecond with a counter that was not issued before the clock was set back. */
+  #notAgain(stamp: Stamp): Stamp {
+    const { to, from } = this.#again;
+    const counter = stampLogical(stamp.lo);
+    if (counter >= from || compareStamps(stamp.hi, stamp.lo, to.hi, to.lo) >= 0) return stamp;
+    return { hi: stamp.hi, lo: stamp.lo - counter + from };
   }
 
   /** The stamp, or the first one after it that is not taken. Runs of taken stamps are skipped in one step. */

@@ -24,6 +24,10 @@ export interface MapPolicy {
   readonly mode: MapMode;
   /** A register that nobody has written for this long is deleted everywhere; 0: never. */
   readonly ttlMs: number;
+  /** PeerIds whose registers count; none: everybody's (core/writers.ts). The same on every node, or replicas stay apart. */
+  readonly writers: readonly string[];
+  /** What others wrote up to this time, in milliseconds since 1970, counts nevertheless; the same on every node. */
+  readonly writersSinceMs: number;
 }
 
 export const DEFAULT_POLICY: MapPolicy = {
@@ -32,6 +36,8 @@ export const DEFAULT_POLICY: MapPolicy = {
   deleteGuardPercent: 50,
   mode: 'live',
   ttlMs: 0,
+  writers: [],
+  writersSinceMs: 0,
 };
 
 /** Limits of the numbers. */
@@ -46,6 +52,10 @@ export const POLICY_LIMITS = {
   ttlMsMin: 1000,
   /** A year. */
   ttlMsMax: 31_536_000_000,
+  /** Far more than a map has nodes that write it on purpose. */
+  writersMax: 64,
+  /** The year 2112: where stamps end. */
+  writersSinceMsMax: 4_503_599_627_370,
 } as const;
 
 /** One field: `T` is its type in {@link MapPolicy}. */
@@ -58,6 +68,9 @@ interface PolicyField<T> {
   parse(text: string): T | undefined;
   format(value: T): string;
 }
+
+/** What PeerIds of Ed25519 keys look like. */
+const PEER_ID = /^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/;
 
 /** Every field by its name in {@link MapPolicy}, in the order in which they are shown. */
 export const POLICY_FIELDS: { readonly [K in keyof MapPolicy]: PolicyField<MapPolicy[K]> } = {
@@ -76,6 +89,23 @@ export const POLICY_FIELDS: { readonly [K in keyof MapPolicy]: PolicyField<MapPo
     POLICY_LIMITS.sweepIntervalMsMax,
     'milliseconds',
   ),
+  writers: {
+    word: 'writers',
+    expected: `up to ${POLICY_LIMITS.writersMax} PeerIds with commas between them, or nothing for everybody`,
+    parse: (text) => {
+      const writers = text === '' ? [] : text.split(',');
+      return writers.length <= POLICY_LIMITS.writersMax && writers.every((each) => PEER_ID.test(each))
+        ? writers
+        : undefined;
+    },
+    format: (writers) => writers.join(','),
+  },
+  writersSinceMs: wholeNumber(
+    'writers-since-ms',
+    0,
+    POLICY_LIMITS.writersSinceMsMax,
+    'milliseconds since 1970',
+  ),
 };
 
 const NAMES = Object.keys(POLICY_FIELDS) as (keyof MapPolicy)[];
@@ -84,7 +114,7 @@ const NAMES = Object.keys(POLICY_FIELDS) as (keyof MapPolicy)[];
 export const POLICY_WORDS: readonly string[] = NAMES.map((name) => POLICY_FIELDS[name].word);
 
 /**
- * Reads fields by their words. A value is text, or the number that YAML makes of it.
+ * Reads fields by their words. A value is text, or the number or list of texts that YAML makes of it.
  * @returns the fields that are given and good, and a sentence for each that is not: `<word> is <value>, expected <...>`
  */
 export function parsePolicy(values: Readonly<Record<string, unknown>>): {
@@ -154,6 +184,7 @@ function formatField<K extends keyof MapPolicy>(policy: MapPolicy, name: K): str
 function textOf(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
   if (typeof value === 'number') return String(value);
+  if (Array.isArray(value) && value.every((each) => typeof each === 'string')) return value.join(',');
   return undefined;
 }
 

@@ -77,8 +77,11 @@ export interface MapPort {
   /** Starts a dump of the whole map. */
   dump(): MapDump;
 
-  /** What the entries mean; null if the map does not say. */
+  /** What the entries mean; null if the map does not say, or {@link hidesTypes}. */
   types?(): MapTypes | null;
+
+  /** The map has types, but this process may not read them. */
+  readonly hidesTypes?: boolean;
 
   close(): void;
 }

@@ -53,7 +53,7 @@ export class Mirror {
   readonly held = new EntryQueue(this, MirrorFlag.HELD);
   /** Keys that the kernel map is to lose although no register says so any more (core/forget.ts), by their hex. */
   readonly removals = new Map<string, Uint8Array>();
-  /** Those that were taken out of the kernel map since its ring was last drained, and in which write window. */
+  /** Those that were taken out of the kernel map a short while ago, and in which write window: hooks may run late. */
   readonly removed = new Map<string, number>();
   /**
    * What the kernel map had before a write in an older map that now waits to be applied, null for nothing. If it has

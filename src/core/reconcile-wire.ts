@@ -2,8 +2,8 @@
  * The frames of a reconcile, the comparison of one map between two nodes (core/reconcile.ts says who sends what when).
  *
  * ```
- * PROBE   2  u8 mode (0 exchange, 1 compare)  u8 0  16 B map id  u64 horizon  u32 registers  8 B digest
- * STATE   3  u16 0    u64 horizon  u32 registers  256 x 8 B sum: of the answering node, per group of keys
+ * PROBE   2  u8 mode (0 exchange, 1 compare)  u8 n   16 B map id  u64 horizon  u32 registers  8 B digest  foundings
+ * STATE   3  u8 0  u8 n  u64 horizon  u32 registers  256 x 8 B sum: of the answering node, per group of keys  foundings
  * SINCE   4  vector, all = 1: also of origins that are not in it; the answer is BUNDLEs of later batches and a VECTOR
  * ASK     5  u8 level u8 0  u16 count  count x u16 node: the sums of the 16 children of each of these nodes, please
  * SUMS    6  u8 level u8 0  u16 count  count x 16 x 8 B sum
@@ -13,7 +13,8 @@
  * END    10  vector: what the sender had when it began
  * VECTOR 11  vector: what the sender has
  *
- * vector: u8 all  u8 0  u16 count  u64 horizon  count x (32 B origin, u64 seq): batches up to seq are complete
+ * vector: u8 all  u8 n  u16 count  u64 horizon  count x (32 B origin, u64 seq): batches up to seq are complete; foundings
+ * foundings: n x u64, ascending (core/foundings.ts)
  * item: u32 tag of the key  u64 stamp  u32 check of the register
  * ```
  * All integers little endian; a version byte and the frame type stand first. A sum is two u32 lanes (core/digest.ts).
@@ -21,6 +22,7 @@
  */
 import { FrameType, frameType, MAP_ID_BYTES, WIRE_VERSION, wire } from './batch.js';
 import { DIGEST_BUCKETS, GROUPS } from './digest.js';
+import { FOUNDING_BYTES, FOUNDINGS_MAX, type Foundings } from './foundings.js';
 import { BATCH_BYTES_TARGET, FRAME_BYTES_MAX } from './limits.js';
 import { ORIGIN_KEY_BYTES, ORIGINS_MAX } from './origins.js';
 
@@ -46,6 +48,7 @@ const VECTOR_ITEM_BYTES = ORIGIN_KEY_BYTES + 8;
 /** What a node says of its replica at the start. */
 export interface Outline {
   readonly horizonUs: number;
+  readonly foundings: Foundings;
   /** Live ones and tombstones. */
   readonly registers: number;
 }
@@ -73,13 +76,14 @@ export interface ListedBucket {
 /** Which batches of which origins a node has, and up to when it has dropped tombstones. */
 export interface Vector {
   readonly horizonUs: number;
+  readonly foundings: Foundings;
   readonly batches: readonly { readonly origin: Uint8Array; readonly seq: number }[];
 }
 
 export type VectorType = typeof FrameType.SINCE | typeof FrameType.END | typeof FrameType.VECTOR;
 
 export function encodeProbe(probe: Probe): Uint8Array {
-  const { frame, view } = begin(FrameType.PROBE, PROBE_BYTES);
+  const { frame, view } = beginFounded(FrameType.PROBE, PROBE_BYTES, probe.foundings);
   frame[2] = probe.compareOnly ? 1 : 0;
   frame.set(probe.mapId, HEADER_BYTES);
   const at = HEADER_BYTES + MAP_ID_BYTES;
@@ -92,13 +96,14 @@ export function encodeProbe(probe: Probe): Uint8Array {
 
 /** @throws MapmeshError ERR_WIRE */
 export function decodeProbe(frame: Uint8Array): Probe {
-  const view = open(frame, FrameType.PROBE, PROBE_BYTES);
-  if (frame[2]! > 1 || frame[3] !== 0) throw wire(`mode ${frame[2]}`, '0 or 1');
+  const view = open(frame, FrameType.PROBE, PROBE_BYTES, 'at least');
+  if (frame[2]! > 1) throw wire(`mode ${frame[2]}`, '0 or 1');
   const at = HEADER_BYTES + MAP_ID_BYTES;
   return {
     mapId: frame.subarray(HEADER_BYTES, at),
     compareOnly: frame[2] === 1,
     horizonUs: safeNumber(view, at),
+    foundings: foundingsAt(view, PROBE_BYTES),
     registers: view.getUint32(at + 8, true),
     digestA: view.getUint32(at + 12, true),
     digestB: view.getUint32(at + 16, true),
@@ -106,7 +111,7 @@ export function decodeProbe(frame: Uint8Array): Probe {
 }
 
 export function encodeState(outline: Outline, groupSums: Uint32Array): Uint8Array {
-  const { frame, view } = begin(FrameType.STATE, STATE_BYTES);
+  const { frame, view } = beginFounded(FrameType.STATE, STATE_BYTES, outline.foundings);
   view.setBigUint64(HEADER_BYTES, BigInt(outline.horizonUs), true);
   view.setUint32(HEADER_BYTES + 8, outline.registers, true);
   putWords(view, HEADER_BYTES + 12, groupSums);
@@ -115,9 +120,10 @@ export function encodeState(outline: Outline, groupSums: Uint32Array): Uint8Arra
 
 /** @throws MapmeshError ERR_WIRE */
 export function decodeState(frame: Uint8Array): Outline & { readonly groupSums: Uint32Array } {
-  const view = open(frame, FrameType.STATE, STATE_BYTES);
+  const view = open(frame, FrameType.STATE, STATE_BYTES, 'at least');
   return {
     horizonUs: safeNumber(view, HEADER_BYTES),
+    foundings: foundingsAt(view, STATE_BYTES),
     registers: view.getUint32(HEADER_BYTES + 8, true),
     groupSums: words(view, HEADER_BYTES + 12, 2 * GROUPS),
   };
@@ -302,8 +308,10 @@ export function decodeBundle(frame: Uint8Array): Uint8Array[] {
 }
 
 /** @param all for a SINCE: everything of origins that are not in the vector, too. */
-export function encodeVector(type: VectorType, { horizonUs, batches }: Vector, all = false): Uint8Array {
-  const { frame, view } = begin(type, VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * batches.length);
+export function encodeVector(type: VectorType, vector: Vector, all = false): Uint8Array {
+  const { horizonUs, foundings, batches } = vector;
+  const bytes = VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * batches.length;
+  const { frame, view } = beginFounded(type, bytes, foundings);
   frame[2] = all ? 1 : 0;
   view.setUint16(4, batches.length, true);
   view.setBigUint64(6, BigInt(horizonUs), true);
@@ -318,10 +326,10 @@ export function encodeVector(type: VectorType, { horizonUs, batches }: Vector, a
 /** @throws MapmeshError ERR_WIRE */
 export function decodeVector(frame: Uint8Array, type: VectorType): Vector & { readonly all: boolean } {
   const view = open(frame, type, VECTOR_HEADER_BYTES, 'at least');
-  if (frame[2]! > 1 || frame[3] !== 0) throw wire('reserved bytes set', 'zero');
+  if (frame[2]! > 1) throw wire('reserved bits set', 'zero');
   const count = view.getUint16(4, true);
   if (count > ORIGINS_MAX) throw wire(`${count} origins`, `at most ${ORIGINS_MAX}`);
-  expectLength(frame, VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * count);
+  const foundings = foundingsAt(view, VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * count);
   const batches = Array.from({ length: count }, (_, i) => {
     const at = VECTOR_HEADER_BYTES + VECTOR_ITEM_BYTES * i;
     return {
@@ -329,7 +337,28 @@ export function decodeVector(frame: Uint8Array, type: VectorType): Vector & { re
       seq: safeNumber(view, at + ORIGIN_KEY_BYTES),
     };
   });
-  return { horizonUs: safeNumber(view, 6), batches, all: frame[2] === 1 };
+  return { horizonUs: safeNumber(view, 6), foundings, batches, all: frame[2] === 1 };
+}
+
+/** A frame with the foundings behind its `bytes`, and how many there are in its fourth byte. */
+function beginFounded(type: number, bytes: number, foundings: Foundings): ReturnType<typeof begin> {
+  const begun = begin(type, bytes + FOUNDING_BYTES * foundings.length);
+  begun.frame[3] = foundings.length;
+  foundings.forEach((each, i) => {
+    begun.view.setBigUint64(bytes + FOUNDING_BYTES * i, each, true);
+  });
+  return begun;
+}
+
+/** They end the frame. @throws MapmeshError ERR_WIRE */
+function foundingsAt(view: DataView, at: number): Foundings {
+  const count = view.getUint8(3);
+  if (count > FOUNDINGS_MAX) throw wire(`${count} foundings`, `at most ${FOUNDINGS_MAX}`);
+  if (view.byteLength !== at + FOUNDING_BYTES * count)
+    throw wire(`${view.byteLength} bytes`, `${at + FOUNDING_BYTES * count}`);
+  const foundings = Array.from({ length: count }, (_, i) => view.getBigUint64(at + FOUNDING_BYTES * i, true));
+  if (!isAscending(foundings)) throw wire('foundings out of order', 'each once, in order');
+  return foundings;
 }
 
 function begin(type: number, bytes: number): { frame: Uint8Array; view: DataView } {
@@ -352,7 +381,7 @@ function expectLength(frame: Uint8Array, bytes: number): void {
   if (frame.length !== bytes) throw wire(`frame type ${frame[1]} of ${frame.length} bytes`, `${bytes}`);
 }
 
-function isAscending(numbers: readonly number[]): boolean {
+function isAscending<T extends number | bigint>(numbers: readonly T[]): boolean {
   return numbers.every((number, i) => i === 0 || number > numbers[i - 1]!);
 }
 

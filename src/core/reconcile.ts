@@ -17,12 +17,15 @@
  * cost of a message, for as long as both know up to where they have each origin's. The descent finds the rest.
  *
  * Absence says something too: a node has dropped its tombstones up to its horizon, so a key that it does not know counts
- * as deleted then, and the other's register of it is dropped if it is not newer (core/stability.ts).
+ * as deleted then, and the other's register of it is dropped if it is not newer (core/stability.ts), unless the other is of
+ * a mesh that the node knows nothing of (core/foundings.ts).
  *
  * Sources: Merkle tree exchange as in Dynamo (DeCandia et al., 2007, 4.7); the tree of sums is core/digest.ts.
  */
 import { FrameType, frameType, wire } from './batch.js';
+import { MapmeshError } from './errors.js';
 import { drop } from './forget.js';
+import { adopt, areWithin, type Foundings, meet } from './foundings.js';
 import type { Origins } from './origins.js';
 import { BucketIndex, compareBucket, itemOf } from './reconcile-buckets.js';
 import {
@@ -96,6 +99,8 @@ class Side {
   outcome: Outcome = 'open';
   /** Registers that the other has deleted and forgotten. */
   dropped = 0;
+  /** The other is of a mesh that began apart from ours. */
+  hasMetAnother = false;
   /** Registers that came and were not taken yet. */
   #heldBack = 0;
   /** What was here when this side began: the other has it too at the end. */
@@ -109,7 +114,8 @@ class Side {
   protected begin(): Outline {
     const { replica } = this;
     this.#vector = this.vectorNow();
-    return { horizonUs: replica.horizonUs, registers: replica.table.size };
+    const { horizonUs, foundings, table } = replica;
+    return { horizonUs, foundings, registers: table.size };
   }
 
   protected vectorNow(): Vector {
@@ -117,6 +123,7 @@ class Side {
     const batches = [...replica.batches.vector()];
     return {
       horizonUs: replica.horizonUs,
+      foundings: replica.foundings,
       batches: batches.map(([origin, seq]) => ({ origin: replica.originKey(origin), seq })),
     };
   }
@@ -142,10 +149,18 @@ class Side {
     return encodeVector(FrameType.END, this.#vector);
   }
 
+  /** @returns the same, with a horizon only if that speaks about what is here. */
+  protected meet<T extends { readonly horizonUs: number; readonly foundings: Foundings }>(outline: T): T {
+    const { foundings } = this.replica;
+    const speaksOfUs = meet(this.replica, outline.foundings, this.components.horizonUsMax());
+    if (!areWithin(this.replica.foundings, foundings)) this.hasMetAnother = true;
+    return speaksOfUs ? outline : { ...outline, horizonUs: 0 };
+  }
+
   /** All that the other had when it began is here now, unless some of it was held back. */
-  protected adopt({ horizonUs, batches }: Vector): void {
+  protected adopt({ horizonUs, foundings, batches }: Vector): void {
     if (this.#heldBack > 0) return;
-    this.replica.raiseHorizon(horizonUs);
+    adopt(this.replica, foundings, horizonUs);
     for (const { origin, seq } of batches) {
       const number = this.components.origins.introduce(origin);
       if (number !== undefined) this.replica.batches.completeTo(number, seq);
@@ -174,7 +189,9 @@ export class Asker extends Side {
   readonly #options: AskerOptions;
   #state: 'probed' | 'catching up' | 'asking' | 'listing' | 'ending' = 'probed';
   #hasCaughtUp = false;
-  #peer: Outline = { horizonUs: 0, registers: 0 };
+  #peer: Outline = { horizonUs: 0, foundings: [], registers: 0 };
+  /** What the other goes by. */
+  #said: Outline = this.#peer;
   #level = LEVEL_GROUPS;
   /** Nodes of the level whose children are yet to be asked for; the first of them are under way. */
   #toAsk: number[] = [];
@@ -194,7 +211,9 @@ export class Asker extends Side {
   probe(): Uint8Array {
     const { a, b } = this.replica.digest.total;
     const { compareOnly } = this.#options;
-    return encodeProbe({ ...this.begin(), mapId: this.replica.mapId, compareOnly, digestA: a, digestB: b });
+    const outline = this.begin();
+    this.#said = outline;
+    return encodeProbe({ ...outline, mapId: this.replica.mapId, compareOnly, digestA: a, digestB: b });
   }
 
   /**
@@ -212,6 +231,7 @@ export class Asker extends Side {
     else if (type === FrameType.END && (this.#state === 'probed' || this.#state === 'ending')) {
       const vector = this.checked(decodeVector(frame, FrameType.END));
       if (!this.#options.compareOnly) {
+        if (this.#state === 'probed') this.meet(vector);
         this.adopt(vector);
         // Equal from the start: the other side is yet to hear what is here.
         if (this.#state === 'probed') yield this.endFrame();
@@ -221,11 +241,13 @@ export class Asker extends Side {
   }
 
   *#onState(frame: Uint8Array): Generator<Uint8Array | null> {
+    const { compareOnly, mayLeave } = this.#options;
     const { groupSums, ...outline } = this.checked(decodeState(frame));
-    this.#peer = outline;
+    this.#peer = compareOnly ? outline : this.meet(outline);
+    // Then it does not go by our horizon.
+    if (!areWithin(outline.foundings, this.#said.foundings)) this.#said = { ...this.#said, horizonUs: 0 };
     const groups = this.#differingChildren(0, [0], groupSums, LEVEL_GROUPS);
     const ours = this.replica.table.size;
-    const { compareOnly, mayLeave } = this.#options;
     if (mayLeave && ours > MUCH_REGISTERS_MIN && outline.registers < ours * MUCH_LESS_SHARE) {
       this.outcome = 'left';
       return;
@@ -306,6 +328,11 @@ export class Asker extends Side {
       this.#index = new BucketIndex(this.replica, this.#toList);
       yield* this.#index.build();
     }
+    if (this.replica.horizonUs < this.#said.horizonUs)
+      throw new MapmeshError(
+        'ERR_WIRE',
+        'Cannot go on: what this node lacks does not count as deleted any more',
+      );
     const buckets: ListedBucket[] = [];
     this.#listed = [];
     while (this.#toList.length > 0 && this.#listed.length < LIST_ITEMS_TARGET) {
@@ -376,7 +403,7 @@ export class Answerer extends Side {
   #onProbe(frame: Uint8Array): Uint8Array {
     const probe = this.checked(decodeProbe(frame));
     this.#probesLeft--;
-    this.#peer = probe;
+    this.#peer = probe.compareOnly ? probe : this.meet(probe);
     this.#compareOnly = probe.compareOnly;
     const outline = this.begin();
     const { a, b } = this.replica.digest.total;

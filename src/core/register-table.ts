@@ -68,6 +68,9 @@ export class RegisterTable {
   readonly #chunks: Chunk[] = [];
   readonly #segments: (Segment | undefined)[] = new Array<Segment | undefined>(SEGMENTS).fill(undefined);
   readonly #free: number[] = [];
+  /** Of {@link findMany}. */
+  #hashes = new Uint32Array(0);
+  #touched = 0;
   #end = 0;
   #size = 0;
 
@@ -104,6 +107,24 @@ export class RegisterTable {
       const entryPlusOne = slots[slot]!;
       if (entryPlusOne === 0) return -1;
       if (tags[slot] === tag && this.#keyIs(entryPlusOne - 1, bytes, at)) return entryPlusOne - 1;
+    }
+  }
+
+  /**
+   * As {@link find}, for `count` keys that stand one after the other in `bytes`; into `out`. A look-up in a large table
+   * waits for memory, and the next one begins after that; here the waits overlap: the slots of all, then the keys of all.
+   * Source: group prefetching (Chen et al., Improving Hash Join Performance through Prefetching, 2004).
+   */
+  findMany(bytes: Uint8Array, count: number, out: Int32Array): void {
+    const { keyBytes } = this;
+    if (this.#hashes.length < count) this.#hashes = new Uint32Array(count);
+    const hashes = this.#hashes;
+    for (let i = 0; i < count; i++) hashes[i] = this.#hashOf(bytes, i * keyBytes);
+    for (let i = 0; i < count; i++) out[i] = this.#firstOfTag(hashes[i]!);
+    for (let i = 0; i < count; i++) if (out[i]! >= 0) this.#touch(out[i]!);
+    for (let i = 0; i < count; i++) {
+      const entry = out[i]!;
+      if (entry >= 0 && !this.#keyIs(entry, bytes, i * keyBytes)) out[i] = this.find(bytes, i * keyBytes);
     }
   }
 
@@ -263,6 +284,27 @@ export class RegisterTable {
     hash.range(bytes, at, at + this.keyBytes);
     hash.finish();
     return hash.a;
+  }
+
+  /** The first entry on the way of the hash that may have its key; -1: none has. */
+  #firstOfTag(hash: number): number {
+    const segment = this.#segments[hash >>> 26];
+    if (segment === undefined) return -1;
+    const { slots, tags } = segment;
+    const mask = slots.length - 1;
+    const tag = (hash >>> 18) & 0xff;
+    for (let slot = hash & mask; ; slot = (slot + 1) & mask) {
+      const entryPlusOne = slots[slot]!;
+      if (entryPlusOne === 0 || tags[slot] === tag) return entryPlusOne - 1;
+    }
+  }
+
+  /** Has the entry's bytes brought into the cache. The sum is kept, or the reads would be left out. */
+  #touch(entry: number): void {
+    const { data, flags } = this.#chunk(entry);
+    const i = entry & this.#chunkMask;
+    const at = i * this.#entryBytes;
+    this.#touched = (this.#touched + data[at]! + data[at + this.#entryBytes - 1]! + flags[i]!) | 0;
   }
 
   #chunk(entry: number): Chunk {

@@ -1,18 +1,12 @@
 /**
- * The state of one replicated map on this node: a last-writer-wins register per key, its digest, and the proof of who
- * wrote it. Pure: it touches no kernel map and no network, and asks nobody for the time.
+ * The state of one replicated map on this node: its registers (core/registers.ts), and what comes to them, goes from them and
+ * waits. Pure: it touches no kernel map and no network, and asks nobody for the time.
  *
- * Local writes enter by {@link Replica.writeLocal} and leave in signed batches ({@link Replica.nextBatch}); batches of others
+ * Local writes enter by {@link Replica.writeLocal} and leave in signed batches (core/outbox.ts); batches of others
  * enter by {@link Replica.receive}. Whatever won and is not in a kernel map yet waits in that one's mirror (core/mirror.ts).
- *
- * The winner of two writes is decided by stamp, then origin (public key), then value bytes, a tombstone before every
- * value: a total order, so that merging is commutative, associative and idempotent (I2).
- * Source: Shapiro et al., "A comprehensive study of Convergent and Commutative Replicated Data Types", 2011, 3.2.1.
  */
 import {
-  BATCH_HEADER_BYTES,
   type BatchView,
-  BatchWriter,
   coverOf,
   decodeBatch,
   ItemTag,
@@ -21,23 +15,23 @@ import {
   itemStampLo,
   itemTag,
   signedBytes,
+  wire,
 } from './batch.js';
 import { BatchNumbers } from './batch-numbers.js';
-import { compareBytes } from './bytes.js';
-import { Digest } from './digest.js';
-import { EntryQueue } from './entry-queue.js';
+import { toHex } from './bytes.js';
 import { MapmeshError } from './errors.js';
+import type { Foundings } from './foundings.js';
 import type { HybridClock } from './hybrid-clock.js';
-import { KeyedHash } from './keyed-hash.js';
-import { BATCH_BYTES_TARGET } from './limits.js';
+import { isNoKey } from './key-range.js';
 import { isArrayKind, type MapShape } from './map-port.js';
-import { type Cover, HASH_BYTES, type Hash, LEAVES_MAX, rootOf } from './merkle.js';
+import { type Cover, rootOf } from './merkle.js';
 import { Mirror } from './mirror.js';
-import { ORIGIN_SELF, type Origins } from './origins.js';
-import { Provenance } from './provenance.js';
-import { RegisterHash } from './register-hash.js';
-import { EntryFlag, RegisterTable } from './register-table.js';
-import { compareStamps, type Stamp, stampAfter, stampTimeUs } from './stamp.js';
+import { ORIGIN_SELF } from './origins.js';
+import { Outbox } from './outbox.js';
+import { EntryFlag } from './register-table.js';
+import { Registers, type RegistersComponents, type RegistersOptions } from './registers.js';
+import { type Stamp, stampAfter, stampTimeUs } from './stamp.js';
+import { Writers } from './writers.js';
 
 /** Most states of an entry that are kept while the log is replayed: the log settles all of them every 100 ms as a rule. */
 const PRIORS_MAX = 256;
@@ -45,22 +39,15 @@ const PRIORS_MAX = 256;
 /** Where a change of a register came from. */
 export type ChangeSource = 'local' | 'remote' | 'sweep' | 'expiry';
 
-export interface ReplicaComponents {
+export interface ReplicaComponents extends RegistersComponents {
   readonly hlc: HybridClock;
-  readonly origins: Origins;
-  readonly hash: Hash;
   /** Signs with this node's key: 64 bytes. */
   sign(bytes: Uint8Array): Uint8Array;
   verify(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean;
 }
 
-export interface ReplicaOptions {
+export interface ReplicaOptions extends RegistersOptions {
   readonly mapId: Uint8Array;
-  readonly shape: MapShape;
-  /** 16 bytes, the same on every node of the cluster. */
-  readonly digestKey: Uint8Array;
-  /** 16 bytes, of this process alone. */
-  readonly indexKey: Uint8Array;
   /** Number of the first batch; must be greater than every number used before. */
   readonly firstSeq: number;
 }
@@ -74,16 +61,22 @@ export interface Received {
   readonly won: number;
   readonly stale: number;
   readonly heldBack: number;
-  /** The batch without what was held back or had been deleted: what is to be kept, if any won. */
+  /** Those whose origin may not write the map. */
+  readonly refused: number;
+  /** The batch without what was held back, refused or had been deleted: what is to be kept, if any won. */
   readonly frame: Uint8Array;
 }
 
-export class Replica {
+/** What became of a write made on this node. */
+export interface LocalWrite {
+  readonly entry: number;
+  readonly won: boolean;
+  readonly isRefused: boolean;
+}
+
+export class Replica extends Registers {
   readonly shape: MapShape;
   readonly mapId: Uint8Array;
-  readonly table: RegisterTable;
-  readonly digest = new Digest();
-  readonly provenance: Provenance;
   /** Which batches are here, this node's own included. */
   readonly batches = new BatchNumbers();
   /**
@@ -91,46 +84,42 @@ export class Replica {
    * last run did not get round to from a change made in the kernel map since.
    */
   readonly priors = new Map<number, (Uint8Array | null)[]>();
+  /** Registers of others, writes made here, and registers dropped, that did not count by the list of writers. */
+  refused = 0;
   /** Told of every register that changed; for `watch`. Null when nobody listens. */
   onChange: ((entry: number, source: ChangeSource) => void) | null = null;
+  /** Which meshes this is of; none before the map has gone live. What follows from it: core/foundings.ts. */
+  foundings: Foundings = [];
+  /** Told when they, and with them the horizon, have changed; for the log. */
+  onFoundings: (() => void) | null = null;
   /** Told of every key whose register is dropped; for the log. */
   onDrop: ((key: Uint8Array) => void) | null = null;
 
   readonly #components: ReplicaComponents;
-  readonly #registers: RegisterHash;
-  readonly #unsent: EntryQueue;
+  readonly #outbox: Outbox;
   readonly #mirrors: Mirror[] = [];
-  readonly #writer = new BatchWriter();
-  #seq: number;
   #isRestoring = false;
-  #tombstones = 0;
   #horizonUs = 0;
+  /** Newest batch of this node's own that the log had. */
+  #restoredSeq = 0;
+  /** Something is lacking of the time before: the horizon does not rise to less. */
+  #lackingUs = 0;
+  #writers: Writers;
   #heldBackUs = Number.POSITIVE_INFINITY;
   #othersUs = 0;
 
   constructor(components: ReplicaComponents, options: ReplicaOptions) {
+    super(components, options);
     this.#components = components;
     this.shape = options.shape;
     this.mapId = options.mapId;
-    this.provenance = new Provenance(components.hash);
-    this.table = new RegisterTable(
-      options.shape.keyBytes,
-      options.shape.valueBytes,
-      new KeyedHash(options.indexKey),
+    const { hash, origins, sign } = components;
+    const { mapId, table, provenance, batches } = this;
+    this.#writers = new Writers(origins, [], 0);
+    this.#outbox = new Outbox(
+      { mapId, table, provenance, batches, mirrors: this.#mirrors, origins, hash, sign },
+      options.firstSeq,
     );
-    this.#registers = new RegisterHash(this.table, this.digest, components.origins, options.digestKey);
-    this.#unsent = new EntryQueue(this.table, EntryFlag.UNSENT);
-    this.#seq = options.firstSeq - 1;
-    this.batches.completeTo(ORIGIN_SELF, this.#seq);
-  }
-
-  /** Live registers. */
-  get entries(): number {
-    return this.table.size - this.#tombstones;
-  }
-
-  get tombstones(): number {
-    return this.#tombstones;
   }
 
   /**
@@ -151,6 +140,25 @@ export class Replica {
     return this.#heldBackUs;
   }
 
+  /** Who may write. Registers that do not count by a new list go by {@link dropUncounted}. */
+  get writers(): Writers {
+    return this.#writers;
+  }
+
+  set writers(writers: Writers) {
+    this.#writers = writers;
+    if (this.isWriter) return;
+    // Nothing that this node could say of them would count.
+    for (const mirror of this.#mirrors) {
+      for (let entry = mirror.held.shift(); entry >= 0; entry = mirror.held.shift()) mirror.push(entry);
+    }
+  }
+
+  /** Whether this node may write. */
+  get isWriter(): boolean {
+    return this.#writers.mayWrite(ORIGIN_SELF);
+  }
+
   /** Kernel maps in which the replica is mirrored, oldest first. */
   get mirrors(): readonly Mirror[] {
     return this.#mirrors;
@@ -158,12 +166,12 @@ export class Replica {
 
   /** Local writes that no batch carries yet. */
   get unsent(): number {
-    return this.#unsent.size;
+    return this.#outbox.size;
   }
 
   /** Number of the last batch made here; {@link ReplicaOptions.firstSeq} - 1 before the first. */
   get seq(): number {
-    return this.#seq;
+    return this.#outbox.seq;
   }
 
   /** Mirrors the replica in one more kernel map, which a sweep `initial` has to compare with it first. */
@@ -178,22 +186,16 @@ export class Replica {
     this.#mirrors.splice(this.#mirrors.indexOf(mirror), 1);
   }
 
-  /** Public key of an origin by its local number. */
-  originKey(origin: number): Uint8Array {
-    return this.#components.origins.key(origin);
+  /** Whether the register counts by the list of writers. */
+  counts(entry: number): boolean {
+    const { table } = this;
+    return this.#writers.counts(table.origin(entry), stampTimeUs(table.stampHi(entry), table.stampLo(entry)));
   }
 
-  /** Whether the entry holds a register with a value. */
-  isLive(entry: number): boolean {
-    return (this.table.flags(entry) & (EntryFlag.USED | EntryFlag.TOMBSTONE)) === EntryFlag.USED;
-  }
-
-  isTombstone(entry: number): boolean {
-    return this.table.has(entry, EntryFlag.TOMBSTONE);
-  }
-
-  stamp(entry: number): Stamp {
-    return { hi: this.table.stampHi(entry), lo: this.table.stampLo(entry) };
+  /** Whether an expiry of the live register, made here, would count. */
+  mayExpire(entry: number): boolean {
+    const { hi, lo } = stampAfter(this.stamp(entry));
+    return this.#writers.counts(ORIGIN_SELF, stampTimeUs(hi, lo));
   }
 
   /**
@@ -202,7 +204,8 @@ export class Replica {
    * @param eventUs wall time at which it happened.
    * @param after the register that the writer could have seen: the write's stamp will be greater.
    * @param madeIn the kernel map that has it already; null: all are to take it.
-   * @returns the entry; `won` is false if a register with a greater stamp is there and stays.
+   * @returns the entry; `won` is false if a register with a greater stamp is there and stays. `isRefused`: this node may not
+   *   write, so the kernel map is to get the register back, or to lose an entry that has none (-1).
    */
   writeLocal(
     keyBytes: Uint8Array,
@@ -213,19 +216,24 @@ export class Replica {
     after: Stamp | undefined,
     source: ChangeSource,
     madeIn: Mirror | null,
-  ): { entry: number; won: boolean } {
+  ): LocalWrite {
     const stamp = this.#components.hlc.issue(eventUs, after);
     const found = this.table.find(keyBytes, keyAt);
-    if (found >= 0 && this.#compare(found, stamp.hi, stamp.lo, ORIGIN_SELF, value, valueAt) >= 0) {
-      return { entry: found, won: false };
+    if (!this.#writers.counts(ORIGIN_SELF, stampTimeUs(stamp.hi, stamp.lo))) {
+      this.refused++;
+      this.#putBack(found, keyBytes, keyAt, madeIn);
+      return { entry: found, won: false, isRefused: true };
+    }
+    if (found >= 0 && this.compare(found, stamp.hi, stamp.lo, ORIGIN_SELF, value, valueAt) >= 0) {
+      return { entry: found, won: false, isRefused: false };
     }
     const before = this.#mirrors.length > 1 ? this.#kernelValue(found) : null;
-    const entry = this.#store(found, keyBytes, keyAt, value, valueAt, stamp.hi, stamp.lo, ORIGIN_SELF);
-    this.#unsent.push(entry);
+    const entry = this.#put(found, keyBytes, keyAt, value, valueAt, stamp.hi, stamp.lo, ORIGIN_SELF);
+    this.#outbox.push(entry);
     this.#toMirrors(entry, madeIn, before);
     if (this.priors.size > 0) this.priors.delete(entry);
     this.onChange?.(entry, source);
-    return { entry, won: true };
+    return { entry, won: true, isRefused: false };
   }
 
   /**
@@ -238,8 +246,9 @@ export class Replica {
   receive(frame: Uint8Array, stampUsMax: number, skipsKnown = false): Received {
     const view = decodeBatch(frame, this.mapId, this.shape);
     const { hash, verify } = this.#components;
-    if (skipsKnown && this.#bringsNothing(frame, view)) {
-      return { origin: -1, seq: view.seq, won: 0, stale: view.itemCount, heldBack: 0, frame };
+    this.#checkKeys(view);
+    if (skipsKnown && this.knows(frame, view)) {
+      return { origin: -1, seq: view.seq, won: 0, stale: view.itemCount, heldBack: 0, refused: 0, frame };
     }
     const cover = coverOf(view, hash);
     const root = rootOf(cover, view.leafCount, hash);
@@ -259,13 +268,27 @@ export class Replica {
     const cover = coverOf(view, this.#components.hash);
     const { origin, seq } = this.#mergeRestored(frame, view, cover);
     this.batches.note(origin, seq, false);
-    if (origin === ORIGIN_SELF) this.batches.completeTo(origin, seq);
+    if (origin !== ORIGIN_SELF) return;
+    this.batches.completeTo(origin, seq);
+    this.#restoredSeq = Math.max(this.#restoredSeq, seq);
   }
 
-  /** Everything restored so far is known to have reached the kernel map. */
-  settleRestored(): void {
+  /** The log may have lost its end: others may have batches of this node that it does not know of any more. */
+  doubtRestoredEnd(): void {
+    this.batches.doubtOwnAfter(this.#restoredSeq);
+  }
+
+  /** Everything restored so far is known to have reached the kernel map. @param refused but for these keys, by their hex */
+  settleRestored(refused: Iterable<string> = []): void {
+    const left = [...refused].map((key) => this.table.find(Buffer.from(key, 'hex'), 0));
+    const inDoubt = left.filter((entry) => entry >= 0);
+    const priors = inDoubt.map((entry) => this.priors.get(entry));
     for (const mirror of this.#mirrors) mirror.settled();
     this.priors.clear();
+    inDoubt.forEach((entry, i) => {
+      for (const mirror of this.#mirrors) mirror.push(entry);
+      if (priors[i] !== undefined) this.priors.set(entry, priors[i]);
+    });
   }
 
   /**
@@ -273,7 +296,7 @@ export class Replica {
    * What is written here from now on is later: it must not count as deleted.
    */
   raiseHorizon(timeUs: number): void {
-    if (timeUs <= this.#horizonUs) return;
+    if (timeUs <= this.#horizonUs || timeUs < this.#lackingUs) return;
     this.#horizonUs = timeUs;
     this.#components.hlc.stayAbove(timeUs);
   }
@@ -283,11 +306,18 @@ export class Replica {
     this.#horizonUs = Math.min(this.#horizonUs, timeUs);
   }
 
-  /** Batches up to this number may have been made in an earlier run: none of them is made again. */
+  /**
+   * Registers were given up for others that did not count ({@link dropUncounted}), or another mesh has others
+   * (core/foundings.ts): that a key is unknown here says nothing any more, until everybody has everything up to `nowUs`.
+   */
+  forgetHorizon(nowUs: number): void {
+    this.#horizonUs = 0;
+    this.#lackingUs = nowUs;
+  }
+
+  /** As {@link Outbox.skipTo}. */
   skipBatchesTo(seq: number): void {
-    if (seq <= this.#seq) return;
-    this.#seq = seq;
-    this.batches.completeTo(ORIGIN_SELF, seq);
+    this.#outbox.skipTo(seq);
   }
 
   /** What was held back has come in meanwhile, or will be seen again. */
@@ -314,18 +344,15 @@ export class Replica {
   /** Gives an own register a new stamp, the next one from `timeUs` on and after `after`; it is to go into a batch again. */
   restamp(entry: number, timeUs: number, after: Stamp): void {
     const { hi, lo } = this.#components.hlc.issue(timeUs, after);
-    this.#registers.fold(entry, -1);
-    this.#release(entry);
-    this.table.setStamp(entry, hi, lo, ORIGIN_SELF);
-    this.#registers.fold(entry, 1);
-    this.#unsent.push(entry);
+    this.setStamp(entry, hi, lo, ORIGIN_SELF);
+    this.#outbox.push(entry);
   }
 
   /** Replaces a live register by a tombstone that follows it at once (core/expiry.ts). */
   expire(entry: number): void {
     const { hi, lo } = stampAfter(this.stamp(entry));
-    this.#store(entry, this.table.key(entry), 0, null, 0, hi, lo, ORIGIN_SELF);
-    this.#unsent.push(entry);
+    this.#put(entry, this.table.key(entry), 0, null, 0, hi, lo, ORIGIN_SELF);
+    this.#outbox.push(entry);
     // What vanishes from a kernel map before the log says why would be taken for a delete of somebody's after a kill -9.
     for (const mirror of this.#mirrors) mirror.pushUnlogged(entry);
     if (this.priors.size > 0) this.priors.delete(entry);
@@ -336,91 +363,31 @@ export class Replica {
   remove(entry: number): void {
     for (const mirror of this.#mirrors) mirror.forget(entry);
     this.priors.delete(entry);
-    this.#unsent.cancel(entry);
-    this.#registers.fold(entry, -1);
-    this.#drop(entry);
-    this.table.remove(entry);
+    this.#outbox.cancel(entry);
+    this.discard(entry);
   }
 
-  /** Signs the next batch of local writes, newest state only. @returns its frame, or null if there are none. */
+  /** As {@link Outbox.next}. */
   nextBatch(): Uint8Array | null {
-    if (this.#unsent.size === 0) return null;
-    const { hash, origins, sign } = this.#components;
-    const { table } = this;
-    const writer = this.#writer;
-    writer.reset(this.mapId, origins.key(ORIGIN_SELF), this.#seq + 1);
-    const entries: number[] = [];
-    const hashes = new Uint8Array(LEAVES_MAX * HASH_BYTES);
-    while (entries.length < LEAVES_MAX && writer.length < BATCH_BYTES_TARGET) {
-      const entry = this.#unsent.shift();
-      if (entry < 0) break;
-      const at = this.#append(entry);
-      hashes.set(hash(writer.tail(at)).subarray(0, HASH_BYTES), entries.length * HASH_BYTES);
-      entries.push(entry);
-    }
-    if (entries.length === 0) return null;
-    this.#seq++;
-    this.batches.completeTo(ORIGIN_SELF, this.#seq);
-    const leafCount = entries.length;
-    const cover = { levels: new Uint8Array(leafCount), hashes: hashes.slice(0, leafCount * HASH_BYTES) };
-    const root = rootOf(cover, leafCount, hash);
-    const frame = writer.finish(leafCount, (header) => sign(signedBytes(header, root)));
-    const slot = this.provenance.add(
-      { origin: ORIGIN_SELF, seq: this.#seq, leafCount, signature: frame.subarray(64, BATCH_HEADER_BYTES) },
-      cover,
-    );
-    for (let leaf = 0; leaf < leafCount; leaf++) {
-      table.setBatch(entries[leaf]!, slot, leaf);
-      this.provenance.retain(slot, leaf);
-      for (const mirror of this.#mirrors) mirror.batched(entries[leaf]!);
-    }
-    return frame;
+    return this.#outbox.next();
+  }
+
+  /** As {@link Outbox.relay}. */
+  relay(slot: number, entries: readonly number[]): Uint8Array {
+    return this.#outbox.relay(slot, entries);
   }
 
   /**
-   * The registers of one kept batch as a frame that proves its origin.
-   * @param entries in the order of their leaves, all current registers of that batch.
+   * An entry that no kernel can hold would wait on every node for ever. A delete of one, which an earlier version may have let
+   * in, is taken.
+   * @throws MapmeshError ERR_WIRE
    */
-  relay(slot: number, entries: readonly number[]): Uint8Array {
-    const { origins } = this.#components;
-    const batch = this.provenance.get(slot);
-    const writer = this.#writer;
-    writer.reset(this.mapId, origins.key(batch.origin), batch.seq);
-    const byLeaf = new Map(entries.map((entry) => [this.table.leaf(entry), entry]));
-    const cover = this.provenance.proof(slot, (leaf) => byLeaf.has(leaf));
-    if (cover === null) {
-      this.#append(entries[0]!);
-    } else {
-      let leaf = 0;
-      for (let i = 0; i < cover.levels.length; i++) {
-        const level = cover.levels[i]!;
-        const entry = level === 0 ? byLeaf.get(leaf) : undefined;
-        if (entry !== undefined) this.#append(entry);
-        else writer.subtree(level, cover.hashes, i * HASH_BYTES);
-        leaf += 4 ** level;
-      }
-    }
-    return writer.finish(batch.leafCount, batch.signature);
-  }
-
-  /** Whether every register of the batch is here, or has lost already. */
-  #bringsNothing(frame: Uint8Array, view: BatchView): boolean {
-    const { table, shape } = this;
+  #checkKeys(view: BatchView): void {
+    if (this.shape.kind !== 'lpm_trie') return;
     for (let i = 0; i < view.itemCount; i++) {
-      const tag = itemTag(view, i);
-      if (tag >= ItemTag.SUBTREE) continue;
-      const keyAt = itemKeyOffset(view, i);
-      const found = table.find(frame, keyAt);
-      if (found < 0) return false;
-      const hi = itemStampHi(view, i);
-      const lo = itemStampLo(view, i);
-      const order = compareStamps(table.stampHi(found), table.stampLo(found), hi, lo);
-      if (order > 0) continue;
-      if (order < 0 || compareBytes(this.originKey(table.origin(found)), view.origin) !== 0) return false;
-      if (this.isTombstone(found) !== (tag === ItemTag.TOMBSTONE)) return false;
-      if (tag === ItemTag.VALUE && !table.valueIs(found, frame, keyAt + shape.keyBytes)) return false;
+      if (itemTag(view, i) === ItemTag.VALUE && isNoKey(this.shape, view.bytes, itemKeyOffset(view, i)))
+        throw wire('a prefix that is longer than the address', 'one that fits');
     }
-    return true;
   }
 
   /** An error must not leave a replica that takes every batch for one of its log. */
@@ -443,6 +410,7 @@ export class Replica {
     let stale = 0;
     let heldBack = 0;
     let refused = 0;
+    let forgotten = 0;
     const kept: number[] = [];
     for (let i = 0; i < view.itemCount; i++) {
       const tag = itemTag(view, i);
@@ -450,6 +418,11 @@ export class Replica {
       const hi = itemStampHi(view, i);
       const lo = itemStampLo(view, i);
       const timeUs = stampTimeUs(hi, lo);
+      // What the log has was taken in by another list, perhaps: it is looked at when all of it is here.
+      if (!this.#isRestoring && !this.#writers.counts(origin, timeUs)) {
+        refused++;
+        continue;
+      }
       if (timeUs > stampUsMax) {
         heldBack++;
         this.#heldBackUs = Math.min(this.#heldBackUs, timeUs);
@@ -461,20 +434,20 @@ export class Replica {
       const found = this.table.find(frame, keyAt);
       if (found < 0 && timeUs <= this.#horizonUs && !this.#isRestoring) {
         stale++;
-        refused++;
+        forgotten++;
         continue;
       }
-      if (found >= 0 && this.#compare(found, hi, lo, origin, value, valueAt) >= 0) {
+      if (found >= 0 && this.compare(found, hi, lo, origin, value, valueAt) >= 0) {
         stale++;
         // The log has it after the mark that settled it: in doubt again.
-        if (this.#isRestoring && this.#compare(found, hi, lo, origin, value, valueAt) === 0) {
+        if (this.#isRestoring && this.compare(found, hi, lo, origin, value, valueAt) === 0) {
           for (const mirror of this.#mirrors) mirror.push(found);
         }
         continue;
       }
       if (this.#isRestoring && found >= 0) this.#keepPrior(found);
-      const entry = this.#store(found, frame, keyAt, value, valueAt, hi, lo, origin);
-      this.#unsent.cancel(entry);
+      const entry = this.#put(found, frame, keyAt, value, valueAt, hi, lo, origin);
+      this.#outbox.cancel(entry);
       const leaf = view.itemLeaves[i]!;
       this.table.setBatch(entry, slot, leaf);
       this.provenance.retain(slot, leaf);
@@ -486,9 +459,22 @@ export class Replica {
       won++;
     }
     this.provenance.settle(slot);
-    if (origin === ORIGIN_SELF && view.seq > this.#seq) this.#seq = view.seq;
-    const isPartly = won > 0 && heldBack + refused > 0;
-    return { origin, seq: view.seq, won, stale, heldBack, frame: isPartly ? this.relay(slot, kept) : frame };
+    if (origin === ORIGIN_SELF) this.#outbox.made(view.seq);
+    this.refused += refused;
+    const isPartly = won > 0 && heldBack + refused + forgotten > 0;
+    return {
+      ...{ origin, seq: view.seq, won, stale, heldBack, refused },
+      frame: isPartly ? this.relay(slot, kept) : frame,
+    };
+  }
+
+  /** A write in a kernel map does not count. @param found its register, -1 for none. @param madeIn null: in any */
+  #putBack(found: number, keyBytes: Uint8Array, keyAt: number, madeIn: Mirror | null): void {
+    const key = keyBytes.slice(keyAt, keyAt + this.shape.keyBytes);
+    for (const mirror of madeIn === null ? this.#mirrors : [madeIn]) {
+      if (found < 0) mirror.removals.set(toHex(key), key);
+      else if (!mirror.isUnapplied(found)) mirror.push(found);
+    }
   }
 
   /** What a kernel map has where this register, or none (-1), is applied: null for nothing. */
@@ -521,41 +507,8 @@ export class Replica {
     this.priors.set(entry, priors);
   }
 
-  /** Appends the entry's register to the frame being written. @returns the offset of the item. */
-  #append(entry: number): number {
-    const { table, shape } = this;
-    return this.#writer.register(
-      table.stampHi(entry),
-      table.stampLo(entry),
-      table.data(entry),
-      table.keyOffset(entry),
-      shape.keyBytes,
-      table.valueOffset(entry),
-      shape.valueBytes,
-      this.isTombstone(entry),
-    );
-  }
-
-  /** Positive if the register in the table comes after (wins over) the other one, 0 if they are the same. */
-  #compare(entry: number, hi: number, lo: number, origin: number, value: Uint8Array | null, valueAt: number) {
-    const { table } = this;
-    const byStamp = compareStamps(table.stampHi(entry), table.stampLo(entry), hi, lo);
-    if (byStamp !== 0) return byStamp;
-    const byOrigin = this.#components.origins.compare(table.origin(entry), origin);
-    if (byOrigin !== 0) return byOrigin;
-    const isTombstone = this.isTombstone(entry);
-    if (isTombstone || value === null) return Number(value === null) - Number(isTombstone);
-    const data = table.data(entry);
-    const at = table.valueOffset(entry);
-    for (let i = 0; i < table.valueBytes; i++) {
-      const difference = data[at + i]! - value[valueAt + i]!;
-      if (difference !== 0) return difference;
-    }
-    return 0;
-  }
-
-  /** Replaces or adds a register. What the new one has to do with kernel and network is the caller's to say. */
-  #store(
+  /** As {@link Registers.store}; every kernel map has the entry from now on, or is about to. */
+  #put(
     found: number,
     keyBytes: Uint8Array,
     keyAt: number,
@@ -565,45 +518,11 @@ export class Replica {
     lo: number,
     origin: number,
   ): number {
-    const { table } = this;
-    let entry = found;
-    if (entry < 0) {
-      entry = table.insert(keyBytes, keyAt);
-      table.setKeyHash(entry, this.#registers.keyHash(keyBytes, keyAt).a);
-      table.setBatch(entry, 0, 0);
-      for (const mirror of this.#mirrors) mirror.added(entry);
-    } else {
-      this.#registers.fold(entry, -1);
-      this.#drop(entry);
+    const entry = this.store(found, keyBytes, keyAt, value, valueAt, hi, lo, origin);
+    for (const mirror of this.#mirrors) {
+      if (found < 0) mirror.added(entry);
+      mirror.markPresent(entry);
     }
-    table.setStamp(entry, hi, lo, origin);
-    if (value === null) {
-      table.setFlag(entry, EntryFlag.TOMBSTONE);
-      this.#tombstones++;
-    } else {
-      table.clearFlag(entry, EntryFlag.TOMBSTONE);
-      table.setValue(entry, value, valueAt);
-    }
-    for (const mirror of this.#mirrors) mirror.markPresent(entry);
-    this.#registers.fold(entry, 1);
     return entry;
-  }
-
-  /** Undoes what {@link #store} counted for the entry's present register. */
-  #drop(entry: number): void {
-    this.#release(entry);
-    if (this.isTombstone(entry)) this.#tombstones--;
-  }
-
-  /** No batch proves the entry's register any more. */
-  #release(entry: number): void {
-    const slot = this.table.batch(entry);
-    if (slot !== 0) this.provenance.release(slot, this.table.leaf(entry));
-    this.table.setBatch(entry, 0, 0);
-  }
-
-  /** What names the entry's register in a comparison with a peer ({@link RegisterHash.fingerprint}). */
-  fingerprint(entry: number): { tag: number; check: number } {
-    return this.#registers.fingerprint(entry);
   }
 }

@@ -11,13 +11,17 @@ import type { Clock } from './clock.js';
 import { type MapCounters, newCounters } from './counters.js';
 import { DeleteGuard } from './delete-guard.js';
 import { invariant, MapmeshError } from './errors.js';
+import { dropUncounted } from './forget.js';
+import { outOfRange } from './key-range.js';
 import { canonicalLpmKey } from './lpm-key.js';
 import type { MapPolicy } from './map-policy.js';
 import { isArrayKind, type MapPort, shapeDifferences } from './map-port.js';
 import type { Mirror } from './mirror.js';
+import type { Origins } from './origins.js';
 import { type Received, Replica, type ReplicaComponents, type ReplicaOptions } from './replica.js';
 import { Sweeper } from './sweeper.js';
 import type { WriteWindows } from './write-windows.js';
+import { Writers } from './writers.js';
 
 export interface ReplicatedMapComponents extends ReplicaComponents {
   readonly clock: Clock;
@@ -55,6 +59,7 @@ export class ReplicatedMap {
   readonly counters: MapCounters = newCounters();
   readonly #windows: WriteWindows;
   readonly #clock: Clock;
+  readonly #origins: Origins;
   readonly #skewUsMax: number;
   readonly #value: Uint8Array;
   /** Oldest first. */
@@ -66,6 +71,7 @@ export class ReplicatedMap {
     this.name = options.name;
     this.#windows = components.windows;
     this.#clock = components.clock;
+    this.#origins = components.origins;
     this.#skewUsMax = options.skewUsMax;
     this.#policy = options.policy;
     this.replica = new Replica(components, { ...options, shape: port.info });
@@ -98,6 +104,20 @@ export class ReplicatedMap {
       guard.shareMax = policy.deleteGuardPercent / 100;
       sweeper.restoresEvicted = policy.evicted === 'restore';
     }
+  }
+
+  /**
+   * Says who may write from now on (core/writers.ts). Registers that do not count any more go by {@link dropUncounted}.
+   * @param keys public keys; none: everybody.
+   * @param sinceUs what was written up to then stays.
+   */
+  setWriters(keys: readonly Uint8Array[], sinceUs: number): void {
+    this.replica.writers = new Writers(this.#origins, keys, sinceUs);
+  }
+
+  /** As {@link dropUncounted} of core/forget.ts, among the entries `[from, from + count)`. */
+  dropUncounted(from: number, count: number): number {
+    return dropUncounted(this.replica, from, count, this.#clock.wallUs());
   }
 
   /** The kernel maps that the replica is mirrored in, oldest first: one as a rule, two while the map is being resized. */
@@ -230,15 +250,17 @@ export class ReplicatedMap {
   /**
    * Writes an entry through the agent, as good as a write made by a local program after everything it could see.
    * @returns the entry in the table.
-   * @throws MapmeshError ERR_KEY_SIZE
+   * @throws MapmeshError ERR_KEY_SIZE; ERR_USAGE if the kernel map cannot hold the key; ERR_WRITER if this node may not write
    */
   put(key: Uint8Array, value: Uint8Array): number {
     this.#checkBytes('key', key, this.port.info.keyBytes);
     this.#checkBytes('value', value, this.port.info.valueBytes);
+    const problem = outOfRange(this.port.info, key, 0);
+    if (problem !== '') throw new MapmeshError('ERR_USAGE', `Cannot write map "${this.name}": ${problem}`);
     return this.#write(this.canonicalKey(key), value);
   }
 
-  /** Deletes an entry likewise. @throws MapmeshError ERR_KEY_SIZE, ERR_MAP_KIND for an array. */
+  /** Deletes an entry likewise. @throws MapmeshError ERR_KEY_SIZE, ERR_WRITER, ERR_MAP_KIND for an array. */
   delete(key: Uint8Array): number {
     this.#checkBytes('key', key, this.port.info.keyBytes);
     if (isArrayKind(this.port.info.kind)) {
@@ -312,13 +334,26 @@ export class ReplicatedMap {
       released.refilled++;
       return;
     }
-    replica.writeLocal(key, 0, null, 0, this.#clock.wallUs(), replica.stamp(entry), 'local', mirror);
+    const nowUs = this.#clock.wallUs();
+    const write = replica.writeLocal(key, 0, null, 0, nowUs, replica.stamp(entry), 'local', mirror);
+    if (write.isRefused) {
+      released.refilled++;
+      return;
+    }
     mirror.captured(entry);
     released.deletes++;
   }
 
   #write(key: Uint8Array, value: Uint8Array | null): number {
     const { replica } = this;
+    if (!replica.isWriter) {
+      replica.refused++;
+      throw new MapmeshError(
+        'ERR_WRITER',
+        `Cannot write map "${this.name}": this node is not one of its writers`,
+        { hint: `Write on a node that is one ("mapmesh map show ${this.name}" lists them).` },
+      );
+    }
     const known = replica.table.find(key, 0);
     const after = known >= 0 ? replica.stamp(known) : undefined;
     return replica.writeLocal(key, 0, value, 0, this.#clock.wallUs(), after, 'local', null).entry;

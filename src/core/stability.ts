@@ -9,6 +9,10 @@
  * reached stops the clock until it is back or forgotten. One that comes back after that finds that what it has and
  * the mesh does not counts as deleted, unless it is newer than what the mesh has dropped (core/reconcile.ts).
  *
+ * A loss of power takes the end of a node's log, which others may have heard of. What one other has, and neither this node
+ * nor the rest, would then count as deleted once all claim to have all: so this node claims nothing until every member has
+ * told it what it has.
+ *
  * Source: causal stability as in Baquero, Almeida, Shoker, "Making Operation-based CRDTs Operation-based", 2014, 4;
  * the scalar per member instead of a vector is ours.
  */
@@ -37,9 +41,35 @@ export class Stability {
   readonly #replica: Replica;
   readonly #members = new Map<number, Member>();
   #floorUs = 0;
+  /** The latest horizon that a node is known to have, or to have had. */
+  #horizonUs = 0;
+  /** Members that have told what they have since a loss of power. */
+  readonly #told = new Set<number>();
 
   constructor(replica: Replica) {
     this.#replica = replica;
+  }
+
+  /** Others may have batches of this node that it has lost itself. */
+  get isOwnInDoubt(): boolean {
+    return this.#replica.batches.isOwnInDoubt;
+  }
+
+  /** Whatever the member has is here. */
+  told(origin: number): void {
+    if (this.isOwnInDoubt) this.#told.add(origin);
+  }
+
+  /**
+   * Ends the doubt if every member has told what it has.
+   * @param without members that do not count
+   * @returns whether that is so now, and was not before.
+   */
+  trustOwn(without: (origin: number) => boolean): boolean {
+    if (!this.isOwnInDoubt) return false;
+    if (![...this.#members.keys()].every((origin) => this.#told.has(origin) || without(origin))) return false;
+    this.#replica.batches.trustOwn();
+    return true;
   }
 
   /** Takes in what a member says. @param origin its number. */
@@ -50,6 +80,16 @@ export class Stability {
     this.#confirm(origin, member);
     member.waiting ??= { seq: word.seq, floorUs: word.floorUs };
     this.#confirm(origin, member);
+  }
+
+  /** Some node has dropped tombstones up to then. */
+  hearHorizon(horizonUs: number): void {
+    this.#horizonUs = Math.max(this.#horizonUs, horizonUs);
+  }
+
+  /** Up to when tombstones have been dropped by this node or any that it knows of: no write may look older. */
+  get horizonUs(): number {
+    return Math.max(this.#horizonUs, this.#replica.horizonUs);
   }
 
   /** A member of which only that is known that it is one: nothing is stable until it is heard of or forgotten. */
@@ -81,6 +121,7 @@ export class Stability {
 
   /** What this node says of itself now. */
   word(): MemberWord {
+    if (this.isOwnInDoubt) return { seq: 0, floorUs: 0, haveUs: 0 };
     return { seq: this.#replica.seq, floorUs: this.#floorUs, haveUs: this.#haveUs() };
   }
 

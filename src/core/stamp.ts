@@ -15,7 +15,8 @@ export interface Stamp {
   readonly lo: number;
 }
 
-const LOGICAL_RANGE = 4096;
+/** Stamps of one microsecond. */
+export const LOGICAL_RANGE = 4096;
 const TIME_PER_HI_US = 2 ** 20;
 
 /** Smaller than every stamp that is ever issued. */

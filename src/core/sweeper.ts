@@ -90,6 +90,11 @@ export class Sweeper {
   readonly #values: Uint8Array;
   /** The key being looked at: one array for all, since the kernel takes an address. */
   readonly #key: Uint8Array;
+  /** For each key that was dumped: its entry in the table, or -1. */
+  readonly #found: Int32Array;
+  /** ... and whether it had another name in a trie. */
+  readonly #isRenamed: Uint8Array;
+  #touched = 0;
   readonly #pacer = new RestorePacer();
   #mode: SweepMode = 'periodic';
   #phase: Phase = 'clear';
@@ -125,6 +130,8 @@ export class Sweeper {
     this.#keys = new Uint8Array(stepEntries(port) * port.info.keyBytes);
     this.#values = new Uint8Array(stepEntries(port) * port.info.valueBytes);
     this.#key = new Uint8Array(port.info.keyBytes);
+    this.#found = new Int32Array(stepEntries(port));
+    this.#isRenamed = new Uint8Array(stepEntries(port));
   }
 
   begin(mode: SweepMode): void {
@@ -162,7 +169,8 @@ export class Sweeper {
       return 'confirm';
     }
     this.#result.entries += count;
-    for (let i = 0; i < count; i++) this.#compare(i * keyBytes, i * valueBytes);
+    this.#find(count);
+    for (let i = 0; i < count; i++) this.#compare(this.#found[i]!, i * keyBytes, i * valueBytes);
     return 'more';
   }
 
@@ -248,12 +256,22 @@ export class Sweeper {
     return this.#port.lookup(this.#key, this.#values);
   }
 
+  /** Finds the entries of the keys that were dumped. Those of a trie get the names that registers have for them. */
+  #find(count: number): void {
+    const { keyBytes, kind } = this.#port.info;
+    for (let i = 0; kind === 'lpm_trie' && i < count; i++)
+      this.#isRenamed[i] = Number(canonicalLpmKey(this.#keys, i * keyBytes, keyBytes));
+    this.#replica.table.findMany(this.#keys, count, this.#found);
+    // As in findMany: the mirror's state of all of them is fetched before the first is looked at.
+    for (let i = 0; i < count; i++)
+      if (this.#found[i]! >= 0) this.#touched |= this.#mirror.flags(this.#found[i]!);
+  }
+
   /** Compares the entry of the dump at these offsets with its register. */
-  #compare(keyAt: number, valueAt: number): void {
+  #compare(entry: number, keyAt: number, valueAt: number): void {
     const { keyBytes, valueBytes, kind } = this.#port.info;
     const { table } = this.#replica;
-    const canonical = kind !== 'lpm_trie' || !canonicalLpmKey(this.#keys, keyAt, keyBytes);
-    const entry = table.find(this.#keys, keyAt);
+    const canonical = this.#isRenamed[keyAt / keyBytes] === 0;
     if (entry < 0) {
       if (isArrayKind(kind) && isZero(this.#values, valueAt, valueAt + valueBytes)) return;
     } else {
@@ -315,13 +333,18 @@ export class Sweeper {
     if (!this.#isMass && isLruKind(this.#port.info.kind)) {
       mirror.markEvicted(entry);
       this.#counters.evicted++;
-    } else if (this.#isMass || this.#guard.deleted(this.#clock.monotonicUs(), this.#present)) {
+    } else if (this.#replica.isWriter && this.#isUnbelievable()) {
       mirror.hold(entry);
       this.#result.heldDeletes++;
     } else {
       this.#localWrite(this.#key, null, entry);
     }
     return true;
+  }
+
+  /** Whether one more entry that is gone was hardly deleted. What a node deletes that may not write is put back, however much. */
+  #isUnbelievable(): boolean {
+    return this.#isMass || this.#guard.deleted(this.#clock.monotonicUs(), this.#present);
   }
 
   #confirmDifferent(key: Uint8Array): void {
@@ -407,7 +430,7 @@ export class Sweeper {
   #localWrite(key: Uint8Array, value: Uint8Array | null, known: number): void {
     const replica = this.#replica;
     const after = known >= 0 ? replica.stamp(known) : undefined;
-    const { entry } = replica.writeLocal(
+    const { entry, isRefused } = replica.writeLocal(
       key,
       0,
       value,
@@ -417,6 +440,11 @@ export class Sweeper {
       'sweep',
       this.#mirror,
     );
+    if (isRefused) {
+      if (known >= 0 && replica.isLive(known)) this.#result.appliedSets++;
+      else this.#result.appliedDeletes++;
+      return;
+    }
     this.#mirror.captured(entry);
     if (value === null) this.#result.capturedDeletes++;
     else this.#result.capturedSets++;

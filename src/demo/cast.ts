@@ -1,5 +1,6 @@
 /** The agents of a stage, by host, and what both stages ask of them. */
 import { ApiClient } from '../api/client.js';
+import { parseApiAddress } from '../core/api-address.js';
 import { MapmeshError } from '../core/errors.js';
 import { type AgentHooks, AgentProcess } from './agent-process.js';
 import { DEADLINE_MS, DemoFailure, waitFor } from './failure.js';
@@ -105,6 +106,5 @@ export async function unlessAway<T>(call: () => Promise<T>): Promise<T | undefin
 }
 
 function clientOf(api: string): ApiClient {
-  const at = api.lastIndexOf(':');
-  return new ApiClient({ host: api.slice(0, at), port: Number(api.slice(at + 1)) });
+  return new ApiClient(parseApiAddress(api)!);
 }

@@ -48,6 +48,8 @@ export const DRAIN_BYTES_MIN = RECORD_BYTES_MAX;
 
 /** Lines of the kernel's reason that are worth repeating: the first names the program, the last ones say why. */
 const REASON_LINES_MAX = 4;
+/** Libbpf, of an EPERM: it looks through the modules' types for what this kernel's own do not have. */
+const NO_SYS_ADMIN = /failed to iterate BTF objects: -1\b/;
 /** Lines of libbpf that say nothing. */
 const REASON_NOISE = /ulimit -l|failed to load: -|failed to load object|PROG LOAD LOG|^processed \d+ insns/;
 
@@ -55,7 +57,6 @@ const REASON_NOISE = /ulimit -l|failed to load: -|failed to load object|PROG LOA
 export interface KernelCapturePort extends CapturePort {
   /** The best tier that was opened; single maps may get a lower one. */
   readonly tier: CaptureTier;
-  /** For each better tier that could not be used, why; for the status. */
   readonly tierReasons: readonly string[];
 }
 
@@ -77,6 +78,7 @@ export function openCapture(preference: CapturePreference, options: CaptureOptio
     if (handle >= 0) return new KernelCapture(native, handle, tier, reasons);
     if (preference === tier) throw captureError(tier, -handle, lastErrorText(native));
     reasons.push(`${tier}: ${errnoName(-handle)}${shorten(lastErrorText(native))}`);
+    if (NO_SYS_ADMIN.test(lastErrorText(native))) reasons.push(`${tier}: it may work with CAP_SYS_ADMIN`);
   }
   return new SweepCapture(reasons);
 }

@@ -17,6 +17,7 @@ export const EACCES = constants.errno.EACCES;
 export const EBUSY = constants.errno.EBUSY;
 export const EEXIST = constants.errno.EEXIST;
 export const EINVAL = constants.errno.EINVAL;
+export const EOPNOTSUPP = constants.errno.EOPNOTSUPP;
 export const ENOSPC = constants.errno.ENOSPC;
 
 const NAMES = new Map<number, string>([[ENOTSUPP, 'ENOTSUPP']]);
@@ -37,6 +38,10 @@ const HINTS: ReadonlyMap<number, string> = new Map([
   [ENOSPC, 'Too many: see the limits in the README.'],
   [ENOTSUPP, 'Maps of this kind do not have the operation.'],
 ]);
+
+/** What to do about an EPERM where {@link errnoHint} names what is not enough. */
+export const SYS_ADMIN_HINT =
+  'Run as root, or with CAP_SYS_ADMIN beside CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: ids, names and types take it.';
 
 /** Name of an errno, such as `E2BIG`, or `errno 999` for one nobody knows. */
 export function errnoName(errno: number): string {
@@ -66,14 +71,19 @@ export function errnoCode(errno: number): ErrorCode {
  * @param what "Cannot ..." up to and with the quoted value.
  * @param errno positive.
  * @param expected what was wanted instead; may be empty.
+ * @param hint what to do about it, unless that is as for all calls.
  */
-export function kernelError(what: string, errno: number, expected = '', detail = ''): MapmeshError {
+export function kernelError(
+  what: string,
+  errno: number,
+  expected = '',
+  detail = '',
+  hint = errnoHint(errno),
+): MapmeshError {
   const reason = detail === '' ? errnoName(errno) : `${errnoName(errno)} (${detail})`;
   return new MapmeshError(
     errnoCode(errno),
     `${what}: the kernel says ${reason}${expected === '' ? '' : `, expected ${expected}`}`,
-    {
-      hint: errnoHint(errno),
-    },
+    { hint },
   );
 }

@@ -4,7 +4,7 @@
 import { parseBtf, trimBtf } from '../core/btf.js';
 import { invariant, MapmeshError } from '../core/errors.js';
 import type { MapDump, MapInfo, MapPort, MapTypes, WriteWindow } from '../core/map-port.js';
-import { EAGAIN, ENOENT, ENOSPC, errnoHint, errnoName, kernelError } from './errno.js';
+import { EAGAIN, ENOENT, ENOSPC, EPERM, errnoHint, errnoName, kernelError } from './errno.js';
 import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from './limits.js';
 import { kernelMapType } from './map-kinds.js';
 import { DUMP_STATE_BYTES, loadNative, MAP_INFO_BYTES, type Native } from './native.js';
@@ -52,7 +52,8 @@ function readMapTypes(native: Native, fd: number): MapTypes | null {
     if (result < 0) throw kernelError(`Cannot read the types of map "fd ${fd}"`, -result);
   };
   const first = native.mapTypes(fd, ids, null, 0);
-  if (first === -ENOENT) return null;
+  // They are for people to read: without the privilege, the map is replicated all the same.
+  if (first === -ENOENT || first === -EPERM) return null;
   check(first);
   const whole = new Uint8Array(ids[0]!);
   check(native.mapTypes(fd, ids, whole, whole.length));
@@ -189,6 +190,11 @@ export class KernelMap implements MapPort {
   types(): MapTypes | null {
     invariant(this.#fd >= 0, 'the map is open');
     return readMapTypes(this.#native, this.#fd);
+  }
+
+  get hidesTypes(): boolean {
+    invariant(this.#fd >= 0, 'the map is open');
+    return this.#native.mapTypes(this.#fd, new Uint32Array(3), null, 0) === -EPERM;
   }
 
   close(): void {

@@ -1,21 +1,18 @@
 /**
  * Opens the map that a SELECTOR names (selector.ts has the syntax).
  */
-import { readlinkSync, statfsSync, statSync } from 'node:fs';
+import { readlinkSync, statSync } from 'node:fs';
 import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
-import { EACCES, EINVAL, ENOENT, EPERM, errnoHint, errnoName, kernelError } from './errno.js';
+import { isOutsideBpffs, kindOfFile } from './bpffs.js';
+import { EACCES, EINVAL, ENOENT, EPERM, errnoHint, errnoName, kernelError, SYS_ADMIN_HINT } from './errno.js';
 import { openKernelMap, readMapInfo } from './kernel-map.js';
+import { KERNEL_NAME_BYTES_MAX } from './limits.js';
 import { MemoryMap } from './memory-map.js';
 import { loadNative, type Native } from './native.js';
 import { type MapSelector, parseSelector } from './selector.js';
 
 export { parseSelector } from './selector.js';
-
-/** The kernel's BPF_OBJ_NAME_LEN, less the NUL. Loaders cut longer names down to this. */
-const KERNEL_NAME_BYTES_MAX = 15;
-/** Type of a bpffs (BPF_FS_MAGIC). */
-const BPF_FS_MAGIC = 0xcafe4a11;
 
 /**
  * Opens the map that a selector names.
@@ -56,7 +53,7 @@ function openError(label: string, errno: number): MapmeshError {
     return new MapmeshError(
       'ERR_NOT_ROOT',
       `Cannot open map "${label}": the kernel says ${errnoName(errno)}, expected the right to use BPF maps`,
-      { hint: errnoHint(EPERM) },
+      { hint: /^(id|name):/.test(label) ? SYS_ADMIN_HINT : errnoHint(EPERM) },
     );
   return kernelError(`Cannot open map "${label}"`, errno, 'a map of this host');
 }
@@ -64,15 +61,27 @@ function openError(label: string, errno: number): MapmeshError {
 function openPin(path: string): MapPort {
   const native = loadNative();
   const fd = native.mapOpenPin(path);
-  if (fd === -ENOENT)
-    throw noSuchMap(path, 'there is no such file', 'Look with `ls /sys/fs/bpf`; is the bpffs mounted here?');
-  if ((fd === -EACCES || fd === -EINVAL) && isOutsideBpffs(path))
-    throw noSuchMap(path, 'it is not on a bpffs', 'Pin the map with `bpftool map pin`.');
-  if (fd < 0) throw openError(path, -fd);
+  if (fd < 0) throw pinError(path, -fd);
   const object = readlinkSync(`/proc/self/fd/${fd}`);
   if (object.endsWith('bpf-map')) return openKernelMap(fd, path);
   native.close(fd);
   throw noSuchMap(path, `it is a pinned ${object.replace(/^.*bpf[-_]/, '')}`, 'Name the pin of a map.');
+}
+
+/** The kernel says the same of quite different things: what is at the path tells them apart. */
+function pinError(path: string, errno: number): MapmeshError {
+  const kind = kindOfFile(path);
+  const canBeNoPin = errno === ENOENT || errno === EACCES || errno === EINVAL;
+  if (!canBeNoPin || kind === 'hidden') return openError(path, errno);
+  if (kind === 'none')
+    return noSuchMap(path, 'there is no such file', 'Look with `ls /sys/fs/bpf`; is the bpffs mounted here?');
+  if (isOutsideBpffs(path))
+    return noSuchMap(path, 'it is not on a bpffs', 'Pin the map with `bpftool map pin`.');
+  if (kind === 'directory') return noSuchMap(path, 'it is a directory', `Look with \`ls ${path}\`.`);
+  // The files that show what a BPF iterator prints.
+  if (errno === ENOENT)
+    return noSuchMap(path, 'it is a file to be read, and no pin', 'Name the pin of a map.');
+  return openError(path, errno);
 }
 
 /**
@@ -85,15 +94,6 @@ export function pinIdentity(path: string): string | null {
     return `${dev}:${ino}`;
   } catch {
     return null;
-  }
-}
-
-/** False also where this user may not look: then the missing privilege is what to report. */
-function isOutsideBpffs(path: string): boolean {
-  try {
-    return statfsSync(path).type !== BPF_FS_MAGIC;
-  } catch {
-    return false;
   }
 }
 

@@ -12,7 +12,7 @@ import { RECORD_HEADER_BYTES } from '../core/ring-record.js';
 import { KEY_BYTES_MAX } from './limits.js';
 
 /** MM_ABI_VERSION of bpf/capture.h that this file was written against. */
-const ABI_VERSION = 1;
+const ABI_VERSION = 2;
 const ABI_WORDS = 8;
 
 /** Byte sizes of the structs that cross the border. */
@@ -65,10 +65,14 @@ export interface Native {
   ): number;
   /** A map like this one with another number of entries. */
   mapCreateLike(fd: number, maxEntries: number): number;
-  /** @param ids of programs that were loaded with the map. */
+  /** @param ids of programs that were loaded with the map. @returns -EPERM if programs may not be listed. */
   mapPrograms(mapId: number, ids: Uint32Array, countMax: number): number;
-  /** Runs on a thread of libuv's pool. @param pids of other processes that have the map open. */
-  mapProcesses(mapId: number, pids: Uint32Array, countMax: number): Promise<number>;
+  /**
+   * Runs on a thread of libuv's pool.
+   * @param pids of other processes that have the map open.
+   * @param hidden becomes the number of those of which that cannot be told.
+   */
+  mapProcesses(mapId: number, pids: Uint32Array, countMax: number, hidden: Uint32Array): Promise<number>;
   mapFreeze(fd: number): number;
   pin(fd: number, path: string): number;
   close(fd: number): number;
@@ -176,7 +180,7 @@ function open(path: string): Native {
     mapCreateLike: library.func('int mm_map_create_like(int fd, uint32_t max_entries)'),
     mapPrograms: library.func('int mm_map_programs(uint32_t map_id, void *ids, uint32_t count_max)'),
     mapProcesses: onThread(
-      library.func('int mm_map_processes(uint32_t map_id, void *pids, uint32_t count_max)'),
+      library.func('int mm_map_processes(uint32_t map_id, void *pids, uint32_t count_max, void *hidden)'),
     ),
     mapFreeze: library.func('int mm_map_freeze(int fd)'),
     pin: library.func('int mm_pin(int fd, const char *path)'),

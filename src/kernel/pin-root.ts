@@ -1,15 +1,20 @@
 /** A folder of a bpffs in which the agent pins the maps that it makes: one pin for each, of the name that it has in the mesh. */
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { endianness } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { makeDirectories } from '../core/directories.js';
 import { MapmeshError } from '../core/errors.js';
 import type { MapKind, MapPort, MapTypes } from '../core/map-port.js';
-import { EEXIST, kernelError } from './errno.js';
+import { checkPinRoot, kindOfFile } from './bpffs.js';
+import { E2BIG, EEXIST, EINVAL, ENOTSUPP, EOPNOTSUPP, errnoName, kernelError } from './errno.js';
+import { readMapInfo } from './kernel-map.js';
+import { KERNEL_NAME_BYTES_MAX } from './limits.js';
 import { kernelTypeOf } from './map-kinds.js';
 import { openMap, pinIdentity } from './map-selector.js';
 import { loadNative } from './native.js';
 
-const KERNEL_NAME_BYTES_MAX = 15;
+/** What a kernel says that does not know such types, or not for this kind of map. */
+const TYPES_REFUSED: ReadonlySet<number> = new Set([EINVAL, E2BIG, ENOTSUPP, EOPNOTSUPP]);
 
 /** What a map is made from. */
 export interface MapToCreate {
@@ -23,35 +28,44 @@ export interface MapToCreate {
   readonly types: MapTypes | null;
 }
 
+/** A map that was made and pinned. */
+export interface MadeMap {
+  readonly id: number;
+  /** Why it has no types though it was to have some: what the kernel said of them. Empty if all is as it was to be. */
+  readonly typesProblem: string;
+}
+
 /** The pin of a map. A bpffs reserves names with dots. */
 export function pinPath(root: string, name: string): string {
   return join(root, name.replaceAll('.', '%2e'));
 }
 
-/** Opens what is pinned at a path, or makes the map and pins it there. @throws MapmeshError */
-export function openOrCreate(path: string, map: MapToCreate): MapPort {
-  if (pinIdentity(path) === null) createPinned(path, map);
-  return openMap({ how: 'pin', path });
+/**
+ * Opens what is pinned at a path, or makes the map and pins it there.
+ * @returns also what was pinned there by this very call; null if there was a map
+ * @throws MapmeshError
+ */
+export function openOrCreate(path: string, map: MapToCreate): { port: MapPort; made: MadeMap | null } {
+  const made = pinIdentity(path) === null ? createPinned(path, map) : null;
+  return { port: openMap({ how: 'pin', path }), made };
 }
 
-function createPinned(path: string, map: MapToCreate): void {
+/** @returns null if somebody else was faster. */
+function createPinned(path: string, map: MapToCreate): MadeMap | null {
+  const folder = dirname(path);
+  checkPinRoot(folder); // the bpffs may have been unmounted since the start
   const native = loadNative();
-  const { kind, keyBytes, valueBytes, maxEntries, flags, types } = map;
-  const kernelName = map.name.replaceAll(/[^a-z0-9_.]/g, '_').slice(0, KERNEL_NAME_BYTES_MAX);
-  const shape = [kernelTypeOf(kind), kernelName, keyBytes, valueBytes, maxEntries, flags] as const;
-  let fd = -1;
-  if (types !== null) {
-    const ids = Uint32Array.of(types.btf.length, types.keyTypeId, types.valueTypeId);
-    fd = native.mapCreateTyped(...shape, types.btf, ids);
-  }
-  // A kernel that does not take the types can have the map all the same.
-  if (fd < 0) fd = native.mapCreate(...shape);
-  if (fd < 0) throw kernelError(`Cannot create map "${map.name}"`, -fd);
+  const { fd, typesProblem } = create(map);
   try {
-    mkdirSync(join(path, '..'), { recursive: true });
+    makeDirectories(folder, {
+      isDirectory: (each) => kindOfFile(each) === 'directory',
+      make: (each) => mkdirSync(each),
+    });
     const result = native.pin(fd, path);
-    if (result < 0 && result !== -EEXIST)
+    if (result === -EEXIST) return null;
+    if (result < 0)
       throw kernelError(`Cannot pin map "${map.name}" at "${path}"`, -result, 'a place in a bpffs');
+    return { id: readMapInfo(native, fd).id, typesProblem };
   } catch (cause) {
     if (cause instanceof MapmeshError) throw cause;
     throw new MapmeshError('ERR_KERNEL', `Cannot pin map "${map.name}" at "${path}"`, {
@@ -61,6 +75,38 @@ function createPinned(path: string, map: MapToCreate): void {
   } finally {
     native.close(fd);
   }
+}
+
+/** Makes a map; without its types where the kernel does not take them: it is replicated all the same. */
+function create(map: MapToCreate): { fd: number; typesProblem: string } {
+  const native = loadNative();
+  const { kind, keyBytes, valueBytes, maxEntries, flags, types } = map;
+  const kernelName = map.name.replaceAll(/[^a-z0-9_.]/g, '_').slice(0, KERNEL_NAME_BYTES_MAX);
+  const shape = [kernelTypeOf(kind), kernelName, keyBytes, valueBytes, maxEntries, flags] as const;
+  let typesProblem = '';
+  if (types !== null) {
+    const ids = Uint32Array.of(types.btf.length, types.keyTypeId, types.valueTypeId);
+    const fd = native.mapCreateTyped(...shape, types.btf, ids);
+    if (fd >= 0) return { fd, typesProblem };
+    if (!TYPES_REFUSED.has(-fd)) throw kernelError(`Cannot create map "${map.name}" with its types`, -fd);
+    typesProblem = errnoName(-fd);
+  }
+  const fd = native.mapCreate(...shape);
+  if (fd < 0) throw createError(map, -fd);
+  return { fd, typesProblem };
+}
+
+/** The same errnos mean other things here than for entries of a map that is there. */
+function createError(
+  { name, kind, keyBytes, valueBytes, maxEntries, flags }: MapToCreate,
+  errno: number,
+): MapmeshError {
+  const what = `Cannot create map "${name}"`;
+  if (errno !== EINVAL && errno !== E2BIG && errno !== ENOTSUPP) return kernelError(what, errno);
+  const shape = `${kind}, key ${keyBytes} B, value ${valueBytes} B, ${maxEntries} entries, flags ${flags}`;
+  return new MapmeshError('ERR_KERNEL', `${what}: the kernel says ${errnoName(errno)} to ${shape}`, {
+    hint: 'Its sizes or flags are none that the kernel takes for this kind.',
+  });
 }
 
 /** Removes a pin, if it is there. The map lives on while a program uses it. */

@@ -15,8 +15,10 @@
  * A damaged or missing identity is an error and never replaced: a node with a new identity would be a stranger to the
  * allow-lists of its peers, and its old registers would belong to nobody.
  */
-import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdirSync, statSync } from 'node:fs';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { makeDirectories } from '../core/directories.js';
 import { invariant, MapmeshError } from '../core/errors.js';
 import { diskError, TEMPORARY_NAME, writeFileAtomic } from './atomic-file.js';
 import { type DirLock, LOCK_TEMPORARY_NAME, lockDirectory } from './dir-lock.js';
@@ -58,7 +60,7 @@ export interface DataDir {
  */
 export async function openDataDir(directory: string, options: DataDirOptions): Promise<DataDir> {
   const path = resolve(directory);
-  await makeDirectory(path);
+  makeDirectory(path);
   const lock = await lockDirectory(path);
   try {
     await removeTemporaries(path);
@@ -69,16 +71,14 @@ export async function openDataDir(directory: string, options: DataDirOptions): P
   }
 }
 
-async function makeDirectory(path: string): Promise<void> {
+function makeDirectory(path: string): void {
   try {
-    await mkdir(path, { recursive: true, mode: 0o700 });
-  } catch (first) {
-    // Node's recursive mkdir says ENOENT for a read-only file system; the plain one tells the truth.
-    const plain =
-      (first as NodeJS.ErrnoException).code === 'ENOENT' ? mkdir(path, 0o700) : Promise.reject(first);
-    await plain.catch((error) => {
-      throw diskError('make data directory', path, error);
+    makeDirectories(path, {
+      isDirectory: (each) => statSync(each, { throwIfNoEntry: false })?.isDirectory() ?? false,
+      make: (each) => mkdirSync(each, { mode: 0o700 }),
     });
+  } catch (error) {
+    throw diskError('make data directory', path, error);
   }
 }
 

@@ -1,77 +1,20 @@
 /** The catalog on real kernel maps and over real TCP: a map is declared once, and every node has it. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, mkdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
-import type { CatalogReport } from '../../src/api/catalog-control.js';
-import { mapmesh, TestAgent } from '../support/agents.js';
+import { mapmesh, type TestAgent } from '../support/agents.js';
 import { loadXdp } from '../support/bpf-object.js';
-import { dumpPin, kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
+import { CatalogNodes, catalogOf, HASH, isLive, map } from '../support/catalog-nodes.js';
+import { dumpPin, kernelMapsImpossible, pinnedMapId } from '../support/kernel-maps.js';
 import { until } from '../support/until.js';
 
 const skip = kernelMapsImpossible() ?? false;
 const KEY = '0a000001';
 const VALUE = '0100000000000000';
-const HASH = ['--type', 'hash', '--key', '4', '--value', '8', '--max-entries', '1000'];
-
-function catalogOf(agent: TestAgent): Promise<CatalogReport> {
-  return fetch(`http://${agent.api}/v1/catalog`).then(
-    (response) => response.json() as Promise<CatalogReport>,
-  );
-}
-
-/** Runs `mapmesh map ...` against an agent. */
-function map(agent: TestAgent, ...args: string[]): string {
-  const { code, stdout, stderr } = mapmesh('map', ...args, '--api', agent.api);
-  assert.equal(code, 0, stderr);
-  return stdout;
-}
-
-const isLive = async (agent: TestAgent, name: string): Promise<boolean> =>
-  (await agent.status()).maps.some((each) => each.name === name && each.state === 'live');
-
-class Nodes {
-  readonly maps = new TestMaps();
-  readonly directory = mkdtempSync(join(tmpdir(), 'mapmesh-catalog-'));
-  readonly agents: TestAgent[] = [];
-
-  root(i: number): string {
-    const path = join(this.maps.directory, `n${i}`);
-    mkdirSync(path, { recursive: true });
-    return path;
-  }
-
-  pin(i: number, name: string): string {
-    return join(this.root(i), name);
-  }
-
-  async start(i: number, bootstrap: readonly string[], extra: readonly string[] = []): Promise<TestAgent> {
-    const agent = await TestAgent.start({
-      maps: {},
-      bootstrap,
-      extra: ['--pin-root', this.root(i), '--data-dir', join(this.directory, `n${i}`), ...extra],
-    });
-    this.agents[i] = agent;
-    return agent.ready(60_000);
-  }
-
-  /** The first, and others that know its address. */
-  async startAll(count: number): Promise<TestAgent[]> {
-    const first = await this.start(0, []);
-    for (let i = 1; i < count; i++) await this.start(i, [first.multiaddr]);
-    return this.agents;
-  }
-
-  async end(): Promise<void> {
-    await Promise.all(this.agents.map((agent) => agent.end()));
-    this.maps.remove();
-    rmSync(this.directory, { recursive: true });
-  }
-}
 
 describe('agents with nothing but --bootstrap and --pin-root', { skip, concurrency: false }, () => {
-  const nodes = new Nodes();
+  const nodes = new CatalogNodes();
   const { agents } = nodes;
   after(() => nodes.end());
 
@@ -110,6 +53,13 @@ describe('agents with nothing but --bootstrap and --pin-root', { skip, concurren
       );
     }
     assert.match(map(agents[2]!, 'ls'), /blocklist +hash +4 +8 +1000 +live/);
+  });
+
+  it('one that is on standby is called so', async () => {
+    map(agents[0]!, 'add', 'spare', ...HASH, '--policy', 'mode=standby');
+    assert.match(map(agents[0]!, 'ls'), /spare .*standby/);
+    assert.match(map(agents[0]!, 'show', 'spare'), /here: standby/);
+    map(agents[0]!, 'rm', 'spare', '--unpin');
   });
 
   it('all nodes restarted at once have what they had', async () => {
@@ -164,7 +114,7 @@ describe('agents with nothing but --bootstrap and --pin-root', { skip, concurren
 });
 
 describe('two nodes that were edited apart', { skip, concurrency: false }, () => {
-  const nodes = new Nodes();
+  const nodes = new CatalogNodes();
   const { agents } = nodes;
   after(() => nodes.end());
   const ALSO_HASH = ['--type', 'hash', '--key', '4', '--value', '16', '--max-entries', '1000'];
@@ -218,7 +168,7 @@ describe('two nodes that were edited apart', { skip, concurrency: false }, () =>
 });
 
 describe('a map of a real BPF object', { skip, concurrency: false }, () => {
-  const nodes = new Nodes();
+  const nodes = new CatalogNodes();
   const { agents } = nodes;
   after(() => nodes.end());
 
@@ -236,5 +186,53 @@ describe('a map of a real BPF object', { skip, concurrency: false }, () => {
     assert.match(ours!, /saddr: 10\.0\.0\.1, .*dport: 443.*verdict: DROP/);
     assert.equal(theirs, ours);
     assert.match(map(agents[1]!, 'show', 'flows'), /value: .*verdict/);
+  });
+
+  it('is bound where it was found also after a restart, and in no other place', async () => {
+    const found = join(nodes.maps.directory, 'objects', 'flows');
+    const kernelId = pinnedMapId(found);
+    assert.equal(
+      mapmesh('map', 'add', 'flows', '--from', nodes.pin(1, 'flows'), '--api', agents[0]!.api).code,
+      2,
+    );
+    await agents[0]!.end('SIGKILL');
+    await nodes.start(0, [agents[1]!.multiaddr]);
+    assert.equal((await agents[0]!.map('flows')).kernelId, kernelId);
+    assert.equal(existsSync(nodes.pin(0, 'flows')), false);
+    const watch = await fetch(`http://${agents[0]!.api}/v1/maps/flows/watch`);
+    map(agents[0]!, 'rm', 'flows', '--unpin');
+    assert.match(await watch.text(), /\{"end":"removed","dropped":0\}\n$/);
+    await until('the map to be let go', async () => (await agents[0]!.status()).maps.length === 0);
+    assert.equal(pinnedMapId(found), kernelId, 'that pin is not ours');
+    map(agents[1]!, 'add', 'flows', ...HASH);
+    await until('the next map of the name to be made', () => existsSync(nodes.pin(0, 'flows')));
+  });
+});
+
+describe('a map whose owner starts after the agent', { skip, concurrency: false }, () => {
+  const nodes = new CatalogNodes();
+  after(() => nodes.end());
+
+  it('is filled from what this node has on disk, also if the agent ran without it before', async () => {
+    const shape = { kind: 'hash', keyBytes: 4, valueBytes: 8, maxEntries: 1000 } as const;
+    const pin = nodes.maps.create('owned', shape);
+    const first = await nodes.start(0, []);
+    map(first, 'add', 'owned', '--from', pin);
+    await until('the map to be live', () => isLive(first, 'owned'));
+    for (const key of [KEY, '0a000002'])
+      assert.equal(mapmesh('put', 'owned', key, VALUE, '--api', first.api).code, 0);
+    assert.equal(mapmesh('del', 'owned', '0a000002', '--api', first.api).code, 0);
+    await first.end('SIGKILL');
+    unlinkSync(pin); // as a reboot does
+    for (const signal of ['SIGKILL', 'SIGTERM'] as const) {
+      const agent = await nodes.start(0, []);
+      assert.match((await agent.status()).problems.join(), /owned/);
+      assert.match(mapmesh('get', 'owned', KEY, '--api', agent.api).stderr, /owned/);
+      await agent.end(signal);
+    }
+    const last = await nodes.start(0, []);
+    nodes.maps.create('owned', shape);
+    await until('the map to be live', () => isLive(last, 'owned'));
+    assert.deepEqual([...dumpPin(pin)], [[KEY, VALUE]]);
   });
 });

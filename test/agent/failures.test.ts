@@ -36,6 +36,14 @@ describe('a wrong start', () => {
     assertFailure(done, 1, /Cannot open map "\/sys\/fs\/bpf\/mapmesh-no-such-map"/);
   });
 
+  it('with a folder for pins in which nothing can be pinned', async () => {
+    const done = await runAgentToEnd({ maps: MEMORY, extra: ['--pin-root', directory] });
+    assertFailure(done, 2, /Cannot use --pin-root ".*": it is not on a bpffs/);
+    const config = file('pin-root.yaml', `pin-root: ${directory}\n`);
+    const { code, stderr } = mapmesh('check', config);
+    assertFailure({ code, output: stderr }, 2, /Cannot use --pin-root ".*": it is not on a bpffs/);
+  });
+
   it('without the privileges that kernel maps need', { skip }, () => {
     const maps = new TestMaps();
     try {
@@ -62,6 +70,16 @@ describe('a wrong start', () => {
       2,
       /Cannot use these settings/,
     );
+  });
+
+  it('with nothing to replicate', async () => {
+    const expected = /map, pin-root: neither is given/;
+    const done = await runAgentToEnd({ maps: {} });
+    assert.equal(done.code, 2, done.output);
+    assert.match(done.output, expected);
+    const check = mapmesh('check', file('nothing.yaml', 'cluster: c\n'));
+    assert.equal(check.code, 2);
+    assert.match(check.stderr, expected);
   });
 
   it('with an unknown flag', async () => {
@@ -146,18 +164,31 @@ describe('a node that does not fit the mesh', { concurrency: false }, () => {
     }
   });
 
-  it('has one map refused and goes on with the others', async () => {
+  it('has one map refused and goes on with the others; with that one alone it does not start again', async () => {
+    const data = join(directory, 'data');
+    const flags = { bootstrap: [open.multiaddr], extra: ['--data-dir', data] };
     const agent = await TestAgent.start({
       maps: { m: 'memory:4:99:100', other: 'memory:4:4:100' },
-      bootstrap: [open.multiaddr],
+      ...flags,
     });
+    const expected = /value is 99 B here and 8 B in the catalog/;
     try {
       await agent.ready();
-      assert.equal((await agent.map('m')).state, 'refused');
-      assert.equal((await agent.map('other')).state, 'live');
+      await until('the refusal', async () => expected.test((await agent.status()).problems.join()));
+      const { maps } = await agent.status();
+      assert.deepEqual(
+        maps.map(({ name, state }) => `${name} ${state}`),
+        ['other live'],
+      );
+      const put = mapmesh('put', '--api', agent.api, 'm', '00000001', '0102030405060708');
+      assert.match(put.stderr, expected);
     } finally {
       await agent.end();
     }
+    // It knows the catalog now, so it need not ask anybody.
+    const again = await runAgentToEnd({ maps: { m: 'memory:4:99:100' }, ...flags });
+    assert.equal(again.code, 1, again.output);
+    assert.match(again.output, expected);
   });
 
   it('of another cluster is turned away', async () => {
@@ -191,6 +222,22 @@ describe('a node that does not fit the mesh', { concurrency: false }, () => {
     } finally {
       await agent.end();
     }
+  });
+
+  it('is told by commands what the shape of a map lacks, by the flag that gives it', async () => {
+    const shape = ['--type', 'bash', '--key', '0', '--value', '4', '--max-entries', '10'];
+    const { code, stderr } = mapmesh('map', 'add', 'x', ...shape, '--api', open.api);
+    assert.equal(code, 2);
+    assert.match(
+      stderr,
+      /kind \(--type\) is "bash", expected one of .*hash, .*; keyBytes \(--key\) is 0, expected/,
+    );
+    const answer = await fetch(`http://${open.api}/v1/catalog/maps/x`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{"kind": "hash", "valueBytes": 4, "maxEntries": 10}',
+    });
+    assert.match(await answer.text(), /keyBytes \(--key\) is not given"/);
   });
 
   it('is told by commands when keys and values have the wrong size', () => {

@@ -93,7 +93,7 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
     'random bytes': () => randomBytes(300),
     'an empty message': () => new Uint8Array(0),
     'a truncated batch': () => frame(() => undefined).subarray(0, 140),
-    'a changed value': () => frame((bytes) => bytes.set([1], bytes.length - 1)),
+    'a changed value': () => frame((bytes) => bytes.set([bytes.at(-1)! ^ 1], bytes.length - 1)),
     'a forged origin': () => frame((bytes) => bytes.set(createSigner(generateIdentity()).publicKey, 32)),
     'a batch of another version': () => frame((bytes) => bytes.set([9], 0)),
   };

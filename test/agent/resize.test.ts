@@ -133,7 +133,8 @@ class Node {
   async untilOldIsGone(oldId: number): Promise<void> {
     await until(
       `the old map ${oldId} of node ${this.number} to be gone`,
-      async () => (await this.resizing()) === null && !existsSync(`${this.pin}-old`) && !mapExists(oldId),
+      async () =>
+        (await this.resizing()) === null && !existsSync(`${this.pin}~mapmesh-old`) && !mapExists(oldId),
       DEADLINE_MS,
       () => this.agent.output.slice(-2000),
     );
@@ -248,8 +249,11 @@ describe('a map that is resized', { skip: kernelMapsImpossible() ?? false, concu
     // Between the two maps, with the program on the old one at first.
     assert.equal((await a.resize(LARGER)).status, 200);
     await b.agent.end('SIGKILL');
-    const held = dumpPin(`${b.pin}-old`).size;
-    await until('writes while the agent is down', () => dumpPin(`${b.pin}-old`).size > held + rate / 2);
+    const held = dumpPin(`${b.pin}~mapmesh-old`).size;
+    await until(
+      'writes while the agent is down',
+      () => dumpPin(`${b.pin}~mapmesh-old`).size > held + rate / 2,
+    );
     await b.owner!.reload();
     await b.start([a.agent.multiaddr]);
     await b.untilOldIsGone(oldIds[1]!);
@@ -278,8 +282,8 @@ describe('a map that is resized', { skip: kernelMapsImpossible() ?? false, concu
     const [node] = nodes as [Node];
     const oldId = pinnedMapId(node.pin);
     assert.equal((await node.resize(LARGER)).status, 200);
-    node.owner = new Owner(node.number, `${node.pin}-old`, 1000);
-    await until('the program to write', () => dumpPin(`${node.pin}-old`).size > 500);
+    node.owner = new Owner(node.number, `${node.pin}~mapmesh-old`, 1000);
+    await until('the program to write', () => dumpPin(`${node.pin}~mapmesh-old`).size > 500);
     const { next } = await node.owner.stop();
     assert.equal(dumpPin(node.pin).size, 0, 'nobody has seen it yet');
     await node.untilOldIsGone(oldId);
@@ -365,7 +369,7 @@ describe('a map that is resized', { skip: kernelMapsImpossible() ?? false, concu
       for (let n = 0; n < 150; n++) assert.equal((await put(n)).status, 200);
       await until('the old map to be full', async () => (await node.resizing())?.onlyInNew === 50);
       assert.equal((await node.map()).pending, 0);
-      assert.equal(dumpPin(`${node.pin}-old`).size, 100);
+      assert.equal(dumpPin(`${node.pin}~mapmesh-old`).size, 100);
     } finally {
       loadNative().close(fd);
     }

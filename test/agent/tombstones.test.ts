@@ -91,6 +91,27 @@ describe('tombstones', { skip, concurrency: false }, () => {
     assert.equal(dumpPin(pin('c')).size, KEYS - DELETED - 200 + 10);
   });
 
+  it('two meshes that began apart and have both forgotten deletes keep what either has when they meet', async () => {
+    agents.maps.create('d', SPEC);
+    await agents.start('d');
+    await mapWriter('--pin', pin('d'), '--count', 20, '--first', 9000);
+    await mapWriter('--pin', pin('d'), '--count', 1, '--first', 9000, '--op', 'delete');
+    await until(
+      'the horizon to pass all that was written',
+      async () => {
+        const { entries, tombstones } = await agent('d').map('m');
+        return entries === 19 && tombstones === 0;
+      },
+      DROP_TIMEOUT_MS,
+    );
+    await agents.kill('d');
+    await agents.start('d', { bootstrap: agent('a').multiaddr });
+    await equal('a', 'b', 'c', 'd');
+    assert.equal(dumpPin(pin('d')).size, KEYS - DELETED - 200 + 10 + 19);
+    assert.match(agent('d').output, /two meshes that began apart have met/);
+    assert.doesNotMatch(agent('d').output, /the mesh deleted these keys/);
+  });
+
   it('diff names the keys that differ, and exits with 1', async () => {
     // Two hosts of which one cannot take the entry are the simplest that stay apart: their replicas do not.
     const { code, stdout } = mapmesh('diff', 'm', '--api', agent('a').api, '--json');

@@ -5,8 +5,8 @@ import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { ApiClient } from '../../src/api/client.js';
 import { type ApiServer, startApiServer } from '../../src/api/server.js';
-import { parseHostPort } from '../../src/config/host-port.js';
 import { SILENT_LOG } from '../../src/config/log.js';
+import { parseApiAddress } from '../../src/core/api-address.js';
 import { ERROR_CODES, type ErrorCode, MapmeshError } from '../../src/core/errors.js';
 import { FullControl, sampleStatus } from './fake-control.js';
 
@@ -17,7 +17,7 @@ let client: ApiClient;
 before(async () => {
   control = new FullControl();
   server = await startApiServer({ control, log: SILENT_LOG }, { host: '127.0.0.1', port: 0 });
-  client = new ApiClient(parseHostPort(server.address)!);
+  client = new ApiClient(parseApiAddress(server.address)!);
 });
 
 after(() => server.close());
@@ -104,6 +104,20 @@ describe('client', () => {
     );
     assert.match(error.message, /hung up/);
     broken.close();
+  });
+
+  it('talks to ports that browsers keep away from', async () => {
+    // Of those that fetch refuses, one that nobody has here.
+    for (const port of [10080, 6000, 6566, 6667, 4190]) {
+      try {
+        const odd = await startApiServer({ control, log: SILENT_LOG }, { host: '127.0.0.1', port });
+        assert.equal((await new ApiClient({ host: '127.0.0.1', port }).status()).cluster, 'default');
+        return await odd.close();
+      } catch (error) {
+        if (!(error instanceof MapmeshError) || error.code !== 'ERR_PORT_IN_USE') throw error;
+      }
+    }
+    assert.fail('all ports are in use');
   });
 
   it('reads lines that arrive in pieces', async () => {

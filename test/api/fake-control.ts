@@ -32,6 +32,7 @@ export function sampleStatus(changes: Partial<StatusReport> = {}): StatusReport 
     hlc: STAMP,
     version: '0.1.0',
     degraded: false,
+    captureReasons: [],
     problems: [],
     peers: [
       {
@@ -67,6 +68,7 @@ export function sampleMap(changes: Partial<MapReport> = {}): MapReport {
     pending: 1,
     held: 0,
     expired: 0,
+    refused: 0,
     policy: DEFAULT_POLICY,
     lastSweep: { atMs: 1_795_000_000_000, durationMs: 812, entries: 123_456, repairs: 4 },
     resizing: null,

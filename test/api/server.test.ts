@@ -7,7 +7,7 @@ import { DUMP_CHUNK_ENTRIES } from '../../src/api/control.js';
 import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import type { ChangeJson, RegisterJson } from '../../src/api/wire-format.js';
 import { SILENT_LOG } from '../../src/config/log.js';
-import type { MapmeshError } from '../../src/core/errors.js';
+import { MapmeshError } from '../../src/core/errors.js';
 import { FakeControl, FullControl, sampleMap, sampleStatus } from './fake-control.js';
 import { until } from './until.js';
 
@@ -116,7 +116,8 @@ describe('entries', () => {
   it('tells a missing entry from a missing map', async () => {
     const { status, body } = await json(entry);
     assert.equal(status, 404);
-    assert.equal((body as { entry: null }).entry, null);
+    const { entry: none, error } = body as { entry: null; error: { code: string } };
+    assert.deepEqual([none, error.code], [null, 'ERR_NO_SUCH_KEY']);
     assert.deepEqual(await failure('/v1/maps/nope/entries/00000000'), [404, 'ERR_NO_SUCH_MAP']);
     assert.deepEqual(await failure('/v1/maps/nope/entries'), [404, 'ERR_NO_SUCH_MAP']);
     assert.deepEqual(await failure('/v1/maps/nope/watch'), [404, 'ERR_NO_SUCH_MAP']);
@@ -137,6 +138,9 @@ describe('entries', () => {
       [entry, put(JSON.stringify({ value: '0'.repeat(2 << 20) })), 413, 'ERR_LIMIT'],
       ['/v1/maps/blocklist/entries?tombstones=maybe', {}, 400, 'ERR_USAGE'],
       ['/v1/maps/blocklist/watch?kee=0a', {}, 400, 'ERR_USAGE'],
+      ['/v1/maps/blocklist/watch?key=0a', {}, 400, 'ERR_KEY_SIZE'],
+      ['/v1/maps/%ff', {}, 400, 'ERR_USAGE'],
+      [`/v1/maps/${'x'.repeat(13_000)}/layout`, {}, 414, 'ERR_USAGE'],
       ['/v2/status', {}, 404, 'ERR_USAGE'],
       ['/v1/status', { method: 'POST' }, 404, 'ERR_USAGE'],
     ];
@@ -148,6 +152,24 @@ describe('entries', () => {
       );
     }
     assert.equal(control.registers.size, 0);
+  });
+
+  it('answers with the status that fits the code', async () => {
+    for (const [code, status] of [
+      ['ERR_CONFIG', 400],
+      ['ERR_WRITER', 403],
+      ['ERR_KERNEL', 500],
+    ] as const) {
+      control.get = () => {
+        throw new MapmeshError(code, 'Cannot do it');
+      };
+      assert.deepEqual(await failure(entry), [status, code]);
+    }
+  });
+
+  it('says how much it takes', async () => {
+    const { body } = await json(entry, put(JSON.stringify({ value: '0'.repeat(2 << 20) })));
+    assert.match((body as { error: { message: string } }).error.message, /more than 1048576 bytes/);
   });
 
   it('keeps the reason of what should not happen to itself and the log', async () => {
@@ -316,6 +338,12 @@ describe('watch', () => {
     await server.close();
     assert.equal(control.watchers, 0);
     socket.destroy();
+  });
+
+  it('is not opened by asking for its headers', async () => {
+    assert.equal((await fetch(`${url}/v1/maps/blocklist/watch`, { method: 'HEAD' })).status, 404);
+    assert.equal(control.watchers, 0);
+    assert.equal((await fetch(`${url}/healthz`, { method: 'HEAD' })).status, 200);
   });
 
   it('bounds the number of streams', async () => {

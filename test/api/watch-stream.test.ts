@@ -16,19 +16,27 @@ function change(number: number): ChangeReport {
 interface Setup {
   readonly stream: WatchStream;
   readonly send: (change: ChangeReport) => void;
+  readonly remove: () => void;
   readonly isSubscribed: () => boolean;
 }
 
 function setup(limits: Partial<WatchLimits> = {}): Setup {
   let listener: ((change: ChangeReport) => void) | undefined;
-  const subscribe = (given: (change: ChangeReport) => void) => {
+  let remove: () => void = () => undefined;
+  const subscribe = (given: (change: ChangeReport) => void, onRemoved: () => void) => {
     listener = given;
+    remove = onRemoved;
     return () => {
       listener = undefined;
     };
   };
   const stream = new WatchStream(subscribe, { ...LIMITS, ...limits });
-  return { stream, send: (given) => listener?.(given), isSubscribed: () => listener !== undefined };
+  return {
+    stream,
+    send: (given) => listener?.(given),
+    remove: () => remove(),
+    isSubscribed: () => listener !== undefined,
+  };
 }
 
 interface Line {
@@ -99,6 +107,17 @@ describe('watch stream', () => {
         assert.equal(end.end, end.dropped > 0 ? 'overflow' : 'stopped');
       }),
       { numRuns: 100 },
+    );
+  });
+
+  it('sends what there is, and then says that the map is gone', async () => {
+    const { stream, send, remove } = setup();
+    send(change(1));
+    remove();
+    send(change(2));
+    assert.deepEqual(
+      (await readAll(stream)).map(({ key, end }) => end ?? key),
+      ['0001', 'removed'],
     );
   });
 

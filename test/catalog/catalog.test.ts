@@ -1,87 +1,14 @@
 /** The catalog without a network: changes that come in any order, editors and who is none, bytes that are none. */
 import assert from 'node:assert/strict';
-import { generateKeyPairSync, type KeyObject, sign, verify } from 'node:crypto';
 import { describe, it } from 'node:test';
-import { Catalog } from '../../src/catalog/catalog.js';
-import { type EnvelopeBody, sealEnvelope } from '../../src/catalog/envelope.js';
-import { CATALOG_BYTES_MAX, ENVELOPE_BYTES_MAX } from '../../src/catalog/limits.js';
-import type { AddedSpec } from '../../src/catalog/map-spec.js';
+import type { Catalog } from '../../src/catalog/catalog.js';
+import { CatalogDocument } from '../../src/catalog/document.js';
+import { sealEnvelope } from '../../src/catalog/envelope.js';
+import { CATALOG_BYTES_MAX, ENVELOPE_BYTES_MAX, FOLD_CHANGES_MIN } from '../../src/catalog/limits.js';
 import { formatCatalog, restoreCatalog } from '../../src/catalog/store.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { SeededRandom } from '../sim/random.js';
-
-const CLUSTER = 'default';
-const SPEC: AddedSpec = {
-  kind: 'hash',
-  keyBytes: 4,
-  valueBytes: 8,
-  maxEntries: 1000,
-  flags: 0,
-  byteOrder: 'little',
-  types: null,
-  addedMs: 1000,
-  addedBy: 'a',
-};
-
-const KEYS = new Map<string, KeyObject>();
-
-function signer() {
-  const { publicKey, privateKey } = generateKeyPairSync('ed25519');
-  const raw = publicKey.export({ format: 'der', type: 'spki' }).subarray(-32);
-  KEYS.set(raw.toString('hex'), publicKey);
-  return { publicKey: new Uint8Array(raw), sign: (bytes: Uint8Array) => sign(null, bytes, privateKey) };
-}
-
-const verifier = (publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean => {
-  const key = KEYS.get(Buffer.from(publicKey).toString('hex'));
-  return key !== undefined && verify(null, bytes, key, signature);
-};
-
-let clients = 1;
-
-function catalogOf(signing = signer()) {
-  return {
-    signing,
-    author: Buffer.from(signing.publicKey).toString('hex'),
-    catalog: new Catalog({ ...signing, verify: verifier, clientId: () => clients++ }, CLUSTER),
-  };
-}
-
-type Node = ReturnType<typeof catalogOf>;
-
-const code = (error: unknown) => (error as MapmeshError).code;
-
-/** Brings each what the other has, in the order that chance wants. */
-function exchange(a: Catalog, b: Catalog, random: SeededRandom): void {
-  const shuffled = (changes: Uint8Array[]): Uint8Array[] =>
-    changes
-      .map((bytes) => ({ bytes, at: random.next() }))
-      .toSorted((x, y) => x.at - y.at)
-      .map(({ bytes }) => bytes);
-  for (const [from, to] of [
-    [a, b],
-    [b, a],
-  ] as const) {
-    for (const bytes of shuffled(from.missing(to.hashes()))) {
-      try {
-        to.receive(bytes);
-      } catch (error) {
-        assert.equal(code(error), 'ERR_EDITOR');
-      }
-    }
-  }
-}
-
-function equalEverywhere(nodes: readonly Node[], random: SeededRandom): void {
-  for (let round = 0; round < 4; round++)
-    for (const a of nodes) for (const b of nodes) if (a !== b) exchange(a.catalog, b.catalog, random);
-  const [first, ...others] = nodes as [Node, ...Node[]];
-  for (const { catalog } of others) {
-    assert.equal(catalog.digest, first.catalog.digest);
-    assert.deepEqual(catalog.content, first.catalog.content);
-    assert.deepEqual(catalog.editors, first.catalog.editors);
-  }
-}
+import { CLUSTER, catalogOf, code, equalEverywhere, exchange, type Node, SPEC } from '../support/catalogs.js';
 
 describe('catalog', () => {
   it('what is edited apart is merged: other maps, other fields of one map', () => {
@@ -171,41 +98,14 @@ describe('catalog', () => {
       const restored = catalogOf();
       restoreCatalog(restored.catalog, Buffer.from(formatCatalog(nodes[0]!.catalog)));
       assert.deepEqual(restored.catalog.content, nodes[0]!.catalog.content);
+      assert.equal(restored.catalog.digest, nodes[0]!.catalog.digest, `seed ${seed}: a restart`);
     }
-  });
-
-  it('two first lists that are made apart: each side keeps to its own until each names the other', () => {
-    const [a, b] = [catalogOf(), catalogOf()];
-    const random = new SeededRandom(4);
-    for (const { catalog, author } of [a, b]) catalog.setEditors([author]);
-    exchange(a.catalog, b.catalog, random);
-    assert.deepEqual([a.catalog.editors, b.catalog.editors], [[a.author], [b.author]]);
-    for (const { catalog } of [a, b]) catalog.setEditors([a.author, b.author]);
-    equalEverywhere([a, b], random);
-    assert.deepEqual(a.catalog.editors, [a.author, b.author].toSorted());
-  });
-
-  it('who is no editor can change nothing: not now, not in the past, not who edits', () => {
-    const [editor, sly] = [catalogOf(), catalogOf()];
-    const first = editor.catalog.edit((draft) => draft.addMap('m', SPEC))!;
-    const list = editor.catalog.setEditors([editor.author]);
-    sly.catalog.receive(first);
-    const update = sly.catalog.edit((draft) => draft.removeMap('m', { unpins: true }))!;
-    const takeover: EnvelopeBody = { type: 'editors', editors: new Set([sly.author]), keeps: new Set() };
-    const forged = [0, 1, 99].map((lamport) => sealEnvelope(sly.signing, CLUSTER, lamport, takeover).bytes);
-    for (const bytes of [update, ...forged])
-      assert.throws(() => editor.catalog.receive(bytes), { code: 'ERR_EDITOR' });
-    assert.equal(editor.catalog.refused, 4);
-    assert.ok(editor.catalog.content.maps.has('m'));
-    sly.catalog.receive(list);
-    assert.ok(sly.catalog.content.maps.has('m'), 'what it did before it heard of the list is undone');
-    assert.throws(() => sly.catalog.edit((draft) => draft.addMap('n', SPEC)), { code: 'ERR_EDITOR' });
   });
 
   it('a change of another cluster, or with a byte changed, is none', () => {
     const [a, b] = [catalogOf(), catalogOf()];
     const bytes = a.catalog.edit((draft) => draft.addMap('m', SPEC))!;
-    const foreign = new Catalog({ ...b.signing, verify: verifier, clientId: () => clients++ }, 'other');
+    const { catalog: foreign } = catalogOf(b.signing, 'other');
     assert.throws(() => foreign.receive(bytes), { code: 'ERR_SIGNATURE' });
     for (let at = 0; at < bytes.length; at++) {
       const mutated = new Uint8Array(bytes);
@@ -249,21 +149,113 @@ describe('catalog', () => {
     assert.ok(refused > 100, `${refused} refused`);
   });
 
-  it('is bounded: what is over is refused, and the catalog goes on', () => {
+  it('random edits and folds, while one node says who edits: the same changes, the same catalog', () => {
+    let folds = 0;
+    for (let seed = 1; seed <= 40; seed++) {
+      const random = new SeededRandom(seed);
+      const nodes = [catalogOf(), catalogOf(), catalogOf()];
+      const list = nodes[0]!.catalog.setEditors(nodes.map(({ author }) => author));
+      for (const { catalog } of nodes) catalog.receive(list);
+      nodes[0]!.catalog.edit((draft) => draft.addMap('m', SPEC));
+      for (let step = 0; step < 60; step++) {
+        const { catalog } = random.pick(nodes);
+        const what = random.next();
+        if (what < 0.1) {
+          nodes[0]!.catalog.setEditors([nodes[0]!, random.pick(nodes)].map(({ author }) => author));
+        } else if (what < 0.4 && catalog.mayEdit()) {
+          const { content } = catalog;
+          folds += catalog.fold(1).length;
+          assert.deepEqual(catalog.content, content);
+        } else if (what < 0.6) {
+          exchange(random.pick(nodes).catalog, random.pick(nodes).catalog, random);
+        } else if (catalog.mayEdit() && catalog.content.maps.has('m')) {
+          catalog.edit((draft) => draft.setPolicy('m', { ttlMs: random.between(1000, 9999) }));
+        }
+      }
+      equalEverywhere(nodes, random);
+      const restored = catalogOf();
+      restoreCatalog(restored.catalog, Buffer.from(formatCatalog(nodes[0]!.catalog)));
+      assert.deepEqual(restored.catalog.content, nodes[0]!.catalog.content);
+    }
+    assert.ok(folds > 100, `${folds} folds`);
+  });
+
+  it('stays small however often it is edited, and who was away gets there too', () => {
+    const [a, b, away] = [catalogOf(), catalogOf(), catalogOf()];
+    const random = new SeededRandom(8);
+    const edit = ({ catalog }: Node, change: Parameters<Catalog['edit']>[0]): void => {
+      const other = catalog === a.catalog ? b : a;
+      for (const bytes of [catalog.edit(change)!, ...catalog.fold()]) other.catalog.receive(bytes);
+    };
+    for (const name of ['m', 'n']) edit(a, (draft) => draft.addMap(name, SPEC));
+    for (let i = 1; i <= 3000; i++) {
+      edit(i % 3 === 0 ? b : a, (draft) => draft.setPolicy(i % 2 ? 'm' : 'n', { ttlMs: 1000 + i }));
+      if (i === 100) exchange(away.catalog, a.catalog, random);
+    }
+    assert.ok(
+      a.catalog.envelopes.length <= 2 * (FOLD_CHANGES_MIN + 2),
+      `${a.catalog.envelopes.length} changes`,
+    );
+    const bytes = a.catalog.envelopes.reduce((sum, each) => sum + each.length, 0);
+    assert.ok(bytes < 3000 * 80, `${bytes} bytes`);
+    const old = away.catalog.envelopes;
+    equalEverywhere([a, b, away], random);
+    assert.equal(a.catalog.content.maps.get('n')!.policy.ttlMs, 4000);
+    assert.ok(old.length > 20);
+    for (const each of old) assert.equal(a.catalog.receive(each), false, 'what is folded does not come back');
+  });
+
+  it('of what an author signs twice one is kept, the same everywhere', () => {
+    const [author, ...nodes] = [catalogOf(), catalogOf(), catalogOf()] as [Node, Node, Node];
+    const bytes = author.catalog.edit((draft) => draft.addMap('m', SPEC))!;
+    const update = bytes.slice(38, -64);
+    const again = sealEnvelope(author.signing, CLUSTER, 7, { type: 'update', update });
+    const both = [bytes, again.bytes];
+    nodes.forEach(({ catalog }, i) => {
+      for (const each of i === 0 ? both : both.toReversed()) catalog.receive(each);
+    });
+    assert.equal(nodes[0]!.catalog.digest, nodes[1]!.catalog.digest);
+    assert.equal(nodes[0]!.catalog.envelopes.length, 1);
+    // What another signs as well is that one's, too: struck off, it takes nothing of the author's with it.
+    nodes[0]!.catalog.receive(sealEnvelope(nodes[1]!.signing, CLUSTER, 8, { type: 'update', update }).bytes);
+    assert.equal(nodes[0]!.catalog.envelopes.length, 2);
+  });
+
+  it('of two that say another thing by one number one stands, the same everywhere', () => {
     const [a, b] = [catalogOf(), catalogOf()];
-    const update = new Uint8Array(ENVELOPE_BYTES_MAX - 102);
-    let taken = 0;
+    const updates = [1, 2].map((ms) => new CatalogDocument(() => 7).edit((draft) => draft.seen('x', ms))!);
+    const both = [a, b].map(
+      ({ signing }, i) => sealEnvelope(signing, CLUSTER, 1, { type: 'update', update: updates[i]! }).bytes,
+    );
+    for (const bytes of both) a.catalog.receive(bytes);
+    for (const bytes of both.toReversed()) b.catalog.receive(bytes);
+    assert.deepEqual(a.catalog.content.members, b.catalog.content.members);
+  });
+
+  it('is bounded: what is over is refused, and the catalog goes on', () => {
+    const [a, b, empty] = [catalogOf(), catalogOf(), catalogOf()];
+    const types = { btf: 'A'.repeat(80_000), keyTypeId: 1, valueTypeId: 2 };
+    const made = ({ catalog }: Node, name: string) =>
+      catalog.edit((draft) => draft.addMap(name, { ...SPEC, types }))!;
+    const changes: Uint8Array[] = [];
     assert.throws(
       () => {
-        for (let i = 0; i < 2 * (CATALOG_BYTES_MAX / ENVELOPE_BYTES_MAX); i++) {
-          const empty = new Uint8Array(update);
-          const { bytes } = sealEnvelope(a.signing, CLUSTER, i, { type: 'update', update: empty });
-          if (b.catalog.receive(bytes)) taken++;
-        }
+        for (let i = 0; i < CATALOG_BYTES_MAX / 80_000; i++) changes.push(made(a, `m${i}`));
       },
       { code: 'ERR_LIMIT' },
     );
-    assert.ok(taken > 0);
-    assert.equal(b.catalog.content.maps.size, 0);
+    assert.equal(a.catalog.content.maps.size, changes.length);
+    for (const each of changes) b.catalog.receive(each);
+    const foreign = Array.from({ length: changes.length }, (_, i) => made(empty, `n${i}`));
+    assert.throws(() => foreign.forEach((each) => void b.catalog.receive(each)), { code: 'ERR_LIMIT' });
+    assert.match(b.catalog.problem!, /full/);
+    assert.throws(() => made(b, 'o'), { code: 'ERR_LIMIT' });
+    const { size } = b.catalog.content.maps;
+    assert.ok(size > changes.length && size < 2 * changes.length && !b.catalog.content.maps.has('o'));
+    const ours = a.catalog.fold(0);
+    assert.equal(ours.length, 0, 'they are too large to be folded');
+    b.catalog.receive(a.catalog.setEditors([a.author, b.author]));
+    assert.equal(b.catalog.problem, null);
+    assert.deepEqual([...b.catalog.content.maps.keys()], [...a.catalog.content.maps.keys()]);
   });
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { until } from '../api/until.js';
-import { type Running, start } from './run-bin.js';
+import { BIN, type Running, start } from './run-bin.js';
 
 const FAKE_AGENT = fileURLToPath(new URL('./fake-agent-main.js', import.meta.url));
 const started: Running[] = [];
@@ -40,7 +40,7 @@ afterEach(() => {
 });
 
 describe('agent process', () => {
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     it(`says where it listens, and stops cleanly on ${signal}`, async () => {
       const running = agent();
       await printed(running, 'API on ');
@@ -76,11 +76,36 @@ describe('agent process', () => {
     assert.match(stdout, /stopped\n$/);
   });
 
+  for (const fault of ['start-hangs', 'stop-hangs']) {
+    it(`ends with 1 when it is told to stop and ${fault}`, async () => {
+      const running = agent(fault, 'short-limit');
+      await printed(running, fault === 'start-hangs' ? 'starting' : 'API on ');
+      running.child.kill('SIGTERM');
+      const { exitCode, stderr } = await running.finished;
+      assert.equal(exitCode, 1);
+      assert.match(stderr, /the agent did not stop in time/);
+    });
+  }
+
+  it('ends with 0 when it is told to stop before it has begun to start', async () => {
+    // Signals as soon as somebody listens to signals.
+    const preload = `process.on('newListener', (name) => {
+      if (name === 'SIGTERM') setImmediate(() => process.kill(process.pid, 'SIGTERM'));
+    });`;
+    const early = ['--import', `data:text/javascript,${encodeURIComponent(preload)}`, BIN, 'agent'];
+    const running = start(early, ['--map', 'm=memory:4:4:10', '--listen', '/ip4/127.0.0.1/tcp/0']);
+    started.push(running);
+    assert.deepEqual(await running.finished, { exitCode: 0, stdout: '', stderr: '' });
+  });
+
   it('fails with one line and a hint when it cannot start', async () => {
     const { exitCode, stdout, stderr } = await agent('start-fails').finished;
     assert.equal(exitCode, 1);
     assert.equal(stdout, '');
-    assert.equal(stderr, 'mapmesh: Cannot listen on "/ip4/0.0.0.0/tcp/7600": taken\nhint: Move.\n');
+    assert.equal(
+      stderr,
+      'mapmesh: Cannot listen on "/ip4/0.0.0.0/tcp/7600": taken [ERR_PORT_IN_USE]\nhint: Move.\n',
+    );
   });
 
   it('stops and ends with 1 when it cannot go on', async () => {

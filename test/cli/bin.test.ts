@@ -1,6 +1,6 @@
 /** The real `mapmesh` as a child process: exit codes, what goes to which output, and the commands against an agent. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +10,7 @@ import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import type { Layout } from '../../src/core/layout.js';
 import { FullControl, sampleStatus } from '../api/fake-control.js';
 import { until } from '../api/until.js';
 import { BIN, type Finished, mapmesh, start } from './run-bin.js';
@@ -40,7 +41,7 @@ function run(...args: string[]): Promise<Finished> {
 /** A failure is a line that says what, and a line that says what to do. */
 function assertFailure({ exitCode, stdout, stderr }: Finished, code: number, words: RegExp): void {
   assert.match(stderr, words);
-  assert.match(stderr, /^mapmesh: Cannot [^\n]+\n(hint: [^\n]+\n)?$/);
+  assert.match(stderr, /^mapmesh: Cannot [^\n]+ \[ERR_[A-Z_]+\]\n(hint: [^\n]+\n)?$/);
   assert.equal(exitCode, code, stderr);
   assert.equal(stdout, '');
 }
@@ -62,6 +63,8 @@ describe('usage', () => {
       [['put', 'blocklist', '00', 'x'], /value "x"/],
       [['put', 'blocklist', '00'], /missing required argument 'VALUE'/],
       [['agent', '--map'], /argument missing/],
+      [['map'], /"map" needs a command of its own[\s\S]*"mapmesh map --help" lists/],
+      [['map', 'lst'], /unknown command 'lst'[\s\S]*Did you mean ls\? "mapmesh map --help" lists/],
     ];
     const results = await Promise.all(table.map(([args]) => mapmesh(...args)));
     table.forEach(([, words], i) => {
@@ -83,6 +86,8 @@ describe('usage', () => {
     )) {
       assert.match(agent.stdout, new RegExp(`^  --${flag} <`, 'm'));
     }
+    assert.deepEqual(await mapmesh('help'), help);
+    assert.deepEqual(await mapmesh('help', 'agent'), agent);
     assert.match((await mapmesh('--version')).stdout, /^\d+\.\d+\.\d+\n$/);
   });
 });
@@ -121,6 +126,15 @@ describe('configuration', () => {
     assert.equal(settings.sweepIntervalMs, 10_000);
   });
 
+  it('is not read from what may never end', async () => {
+    const fifo = join(dir, 'fifo');
+    execFileSync('mkfifo', [fifo]);
+    for (const path of [fifo, '/dev/zero', dir]) {
+      const what = path === dir ? /it is a directory/ : /it is no regular file/;
+      assertFailure(await mapmesh('check', path), 2, what);
+    }
+  });
+
   it('of flags is checked as well', async () => {
     const { exitCode, stderr } = await mapmesh('agent', '--map', 'x', '--capture', 'magic', '--allow', 'me');
     assert.equal(exitCode, 2);
@@ -135,7 +149,7 @@ describe('configuration', () => {
     assert.match(stdout, /^\/key\/swarm\/psk\/1\.0\.0\/\n\/base16\/\n[0-9a-f]{64}\n$/);
     assert.notEqual((await mapmesh('secret')).stdout, stdout);
     file('key', stdout);
-    const path = file('secret.yaml', 'secret-file: key\n');
+    const path = file('secret.yaml', 'map: [m=memory:4:2:9]\nsecret-file: key\n');
     assert.equal((await mapmesh('check', path)).exitCode, 0);
     file('key', 'password');
     assertFailure(await mapmesh('check', path), 1, /secret/);
@@ -150,7 +164,8 @@ describe('commands', () => {
     await server.close();
     const all = ['status', 'peers', 'maps', 'sweep', 'dump m', 'watch m', 'get m 00', 'diff m'];
     const results = await Promise.all(all.map((line) => mapmesh(...line.split(' '), '--api', address)));
-    for (const result of results) assertFailure(result, 1, /connection refused\nhint: Is the agent running/);
+    for (const result of results)
+      assertFailure(result, 1, /connection refused \[ERR_API\]\nhint: Is the agent running/);
   });
 
   it('show the stack only with --log-level debug', async () => {
@@ -179,6 +194,38 @@ describe('commands', () => {
     assert.equal(JSON.parse(dumped.stdout).value, null);
   });
 
+  it('take hex with colons for hex, also where it could be an IPv6 address', async () => {
+    const eight = '01:02:03:04:05:06:07:08';
+    const bytes: Layout = { kind: 'bytes', bytes: 16, form: 'hex' };
+    for (const layout of [null, { key: bytes, value: bytes }]) {
+      control.entryLayout = layout;
+      assertFailure(await run('get', 'blocklist', eight), 1, /"0102030405060708": 8 B, expected 4 B/);
+    }
+    control.entryLayout = { key: { ...bytes, form: 'ipv6' }, value: bytes };
+    assertFailure(
+      await run('get', 'blocklist', eight),
+      1,
+      /"00010002000300040005000600070008": 16 B, expected 4 B/,
+    );
+  });
+
+  it('take the address as the agent prints it', async () => {
+    const { exitCode } = await mapmesh('status', '--api', `http://${server.address}`);
+    assert.equal(exitCode, 0);
+  });
+
+  it('fail with JSON where JSON was asked for', async () => {
+    const { exitCode, stderr } = await run('get', 'blocklist', '00000000', '--json');
+    assert.equal(exitCode, 1);
+    assert.equal(JSON.parse(stderr).error.code, 'ERR_NO_SUCH_KEY');
+    const usage = await mapmesh('get', '--json');
+    assert.equal(JSON.parse(usage.stderr).error.code, 'ERR_USAGE');
+  });
+
+  it('do not watch a key that the map cannot have', async () => {
+    assertFailure(await run('watch', 'blocklist', '0a'), 1, /1 B, expected 4 B/);
+  });
+
   it('name what a key or value should be like', async () => {
     assertFailure(await run('get', 'blocklist', '0a'), 1, /1 B, expected 4 B/);
     assertFailure(await run('put', 'blocklist', '00000000', '000000'), 1, /3 B, expected 2 B/);
@@ -190,7 +237,7 @@ describe('commands', () => {
     control.refusal = 'map full (E2BIG)';
     const { exitCode, stderr } = await run('put', 'blocklist', '00000000', '0000');
     assert.equal(exitCode, 1);
-    assert.match(stderr, /^mapmesh: Cannot apply .*map full \(E2BIG\)\nhint: It is kept/);
+    assert.match(stderr, /^mapmesh: Cannot apply .*map full \(E2BIG\) \[ERR_KERNEL\]\nhint: It is kept/);
   });
 
   it('report status, peers and maps, as text and as JSON', async () => {
@@ -294,7 +341,7 @@ describe('watch', () => {
     assert.match(stdout, /^\S+ {2}local {3}…\S{8} {2}set 01020304 = 0506$/m);
     assert.match(
       stderr,
-      /^watching blocklist\nmapmesh: Cannot watch map "blocklist" any longer: the agent stopped\n$/,
+      /^watching blocklist\nmapmesh: Cannot watch map "blocklist" any longer: the agent stopped \[ERR_API\]\n$/,
     );
     const change = JSON.parse((await lines.finished).stdout);
     assert.deepEqual([change.key, change.source], ['0a000001', 'remote']);
@@ -334,7 +381,7 @@ describe('output', () => {
     assertFailure(
       await run('get', 'blocklist', '00000000'),
       1,
-      /Cannot read now: too busy\nhint: Try again\./,
+      /Cannot read now: too busy \[ERR_LIMIT\]\nhint: Try again\./,
     );
   });
 });

@@ -22,6 +22,10 @@ async function startAgent(): Promise<RunningAgent> {
       hint: 'Move.',
     });
   }
+  if (behaviour.has('start-hangs')) {
+    process.stdout.write('starting\n');
+    await never;
+  }
   if (behaviour.has('slow-start')) {
     process.stdout.write('starting\n');
     await new Promise((resolve) => process.once('SIGTERM', resolve));
@@ -58,9 +62,11 @@ const exit = (code: 0 | 1): never => {
 };
 const print = (line: string) => process.stdout.write(`${line}\n`);
 try {
-  exit(await runAgent(resolveSettings([], {} as never), { startAgent, log, exit, print }));
+  // A limit that no test of what stops in time can reach, or one that is soon over.
+  const stopMsMax = behaviour.has('short-limit') ? 100 : 60_000;
+  exit(await runAgent(resolveSettings([], {} as never), { startAgent, log, exit, print, stopMsMax }));
 } catch (error) {
-  const { exitCode, text } = describeFailure(error, false);
+  const { exitCode, text } = describeFailure(error, []);
   process.stderr.write(text);
   process.exit(exitCode);
 }

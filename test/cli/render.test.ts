@@ -167,14 +167,26 @@ describe('failures', () => {
   it('have one line, a hint, and a stack only for who asked', () => {
     const cause = new Error('inner');
     const error = new MapmeshError('ERR_API', 'Cannot do it', { hint: 'Do that.', cause });
-    assert.deepEqual(describeFailure(error, false), {
+    assert.deepEqual(describeFailure(error, []), {
       exitCode: 1,
-      text: 'mapmesh: Cannot do it\nhint: Do that.\n',
+      text: 'mapmesh: Cannot do it [ERR_API]\nhint: Do that.\n',
     });
-    assert.match(describeFailure(error, true).text, /at .*\ncaused by: Error: inner/s);
-    assert.equal(describeFailure(new MapmeshError('ERR_CONFIG', 'x'), false).exitCode, 2);
-    const unknown = describeFailure(new TypeError('x is undefined'), false);
+    const loud = describeFailure(error, ['status', '--log-level', 'debug']);
+    assert.match(loud.text, /at .*\ncaused by: Error: inner/s);
+    assert.equal(describeFailure(new MapmeshError('ERR_CONFIG', 'x'), []).exitCode, 2);
+    const list = describeFailure(new MapmeshError('ERR_CONFIG', 'Cannot use it: 1 problem\n  f:1: x'), []);
+    assert.equal(list.text, 'mapmesh: Cannot use it: 1 problem [ERR_CONFIG]\n  f:1: x\n');
+    const unknown = describeFailure(new TypeError('x is undefined'), []);
     assert.equal(unknown.exitCode, 1);
-    assert.match(unknown.text, /^mapmesh: Cannot go on: x is undefined\nhint: /);
+    assert.match(unknown.text, /^mapmesh: Cannot go on: x is undefined \[ERR_API\]\nhint: /);
+  });
+
+  it('are JSON for who asked for JSON', () => {
+    const error = new MapmeshError('ERR_API', 'Cannot do it', { hint: 'Do that.' });
+    const { exitCode, text } = describeFailure(error, ['status', '--json']);
+    assert.equal(exitCode, 1);
+    assert.equal(text, '{"error":{"code":"ERR_API","message":"Cannot do it","hint":"Do that."}}\n');
+    const loud = describeFailure(error, ['status', '--json', '--log-level=debug']).text;
+    assert.match(JSON.parse(loud).error.stack, /^MapmeshError: Cannot do it\n +at /);
   });
 });

@@ -20,8 +20,9 @@ export interface Running {
   output(): { stdout: string; stderr: string };
 }
 
-export function start(file: string, args: readonly string[]): Running {
-  const child = spawn(process.execPath, [file, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+/** @param file the program, perhaps with arguments for node before it */
+export function start(file: string | readonly string[], args: readonly string[]): Running {
+  const child = spawn(process.execPath, [...[file].flat(), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
   let stdout = '';
   let stderr = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {

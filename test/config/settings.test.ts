@@ -6,7 +6,6 @@ import { join, resolve } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { loadConfigFile, parseConfig } from '../../src/config/config-file.js';
-import { formatHostPort, parseHostPort } from '../../src/config/host-port.js';
 import { nearestWord } from '../../src/config/nearest-word.js';
 import { policyFor } from '../../src/config/policies.js';
 import {
@@ -16,6 +15,7 @@ import {
   SETTING_NAMES,
   type SettingsChecks,
 } from '../../src/config/settings.js';
+import { formatApiAddress, parseApiAddress } from '../../src/core/api-address.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { formatPolicy } from '../../src/core/map-policy.js';
 
@@ -47,6 +47,11 @@ function problems(resolving: () => AgentSettings): string[] {
   }
   return assert.fail('there were no problems');
 }
+
+const WRITERS = [
+  '12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp',
+  '12D3KooWBmAwcd4PJNJvfV89HwE48nwkRmAgo8Vy3uQEyNNHBox2',
+];
 
 describe('settings', () => {
   it('have defaults', () => {
@@ -95,7 +100,7 @@ describe('settings', () => {
       'skew-ms-max': '50',
       'delete-guard': '30',
       evicted: ['a=restore', 'b.c=leave'],
-      policy: ['a:ttl-ms=60000', 'b.c: mode=standby  delete-guard=20'],
+      policy: [`a:ttl-ms=60000 writers=${WRITERS}`, 'b.c: mode=standby  delete-guard=20'],
     });
     const file = fromFile(`
 map: { a: id:1, b.c: id:2 }
@@ -115,7 +120,7 @@ skew-ms-max: 50
 delete-guard: 30
 evicted: { a: restore, b.c: leave }
 policy:
-  a: { ttl-ms: 60000 }
+  a: { ttl-ms: 60000, writers: [${WRITERS.join(', ')}] }
   b.c: mode=standby delete-guard=20
 `);
     assert.deepEqual({ ...file, policies: [] }, { ...flags, policies: [] });
@@ -126,6 +131,8 @@ policy:
         deleteGuardPercent: 30,
         mode: 'live',
         ttlMs: 60_000,
+        writers: WRITERS,
+        writersSinceMs: 0,
       });
       // What a node says of this map goes before what the catalog says, and that before what the node says of all maps.
       const catalog = { mode: 'live', ttlMs: 5000, sweepIntervalMs: 777 } as const;
@@ -177,8 +184,16 @@ describe('problems', () => {
     assert.deepEqual(lines, [
       'mesh.yaml:2: sweep-interval-ms is "soon", expected a whole number of milliseconds from 50 to 86400000',
       'mesh.yaml:4: capture is "kprobe", expected auto, fentry, syscall or sweep',
-      'mesh.yaml:5: api is 7601, expected HOST:PORT, for example 127.0.0.1:7601',
+      'mesh.yaml:5: api is 7601, expected HOST:PORT, for example 127.0.0.1:7601, or unix:PATH with an absolute path of at most 107 bytes',
     ]);
+  });
+
+  it('of one value are told once', () => {
+    const lines = problems(() => fromFile('ring-bytes: 1e30\nsweep-interval-ms: 99999999999999999999\n'));
+    assert.deepEqual(
+      lines.map((line) => line.split(': ')[0]),
+      ['mesh.yaml:1', 'mesh.yaml:2'],
+    );
   });
 
   it('of elements of a list have the line of the element', () => {
@@ -286,6 +301,11 @@ describe('problems', () => {
     );
   });
 
+  it('of a policy do not include a map that the catalog may have', () => {
+    const { policies } = fromFlags({ 'pin-root': '/sys/fs/bpf/m', policy: ['flows: mode=standby'] });
+    assert.deepEqual(policies, [{ name: 'flows', policy: { mode: 'standby' } }]);
+  });
+
   it('of a policy are all told, with the place, in either form', () => {
     const file = fromFile.bind(
       null,
@@ -311,6 +331,16 @@ describe('problems', () => {
       problems(() => fromFile('cluster: a\ncluster: b\n')),
       ['mesh.yaml:2: cluster is given twice, expected each setting once'],
     );
+    assert.deepEqual(
+      problems(() => fromFile('cluster: a\n---\ncluster: b\n')),
+      ['mesh.yaml:2: a second YAML document begins ("---"), expected one'],
+    );
+    for (const deep of [
+      '['.repeat(3000),
+      `${'['.repeat(3000)}${']'.repeat(3000)}`,
+      `\n${'- '.repeat(8000)}x`,
+    ])
+      assert.match(problems(() => fromFile(`map: ${deep}`))[0]!, /nested too deeply/);
     assert.match(problems(() => fromFile('- a\n'))[0]!, /not a mapping/);
     assert.match(problems(() => fromFile('just text'))[0]!, /not a mapping/);
     assert.match(problems(() => fromFile('listen: *gone\n'))[0]!, /^mesh\.yaml/);
@@ -345,14 +375,28 @@ describe('problems', () => {
   });
 });
 
-describe('host and port', () => {
-  it('read back what was written', () => {
+describe('the address of an API', () => {
+  it('reads back what was written', () => {
     const hosts = fc.oneof(fc.ipV4(), fc.ipV6(), fc.constantFrom('localhost', 'fw-1.example.net'));
     fc.assert(
       fc.property(hosts, fc.integer({ min: 0, max: 65_535 }), (host, port) => {
-        assert.deepEqual(parseHostPort(formatHostPort({ host, port })), { host, port });
+        assert.deepEqual(parseApiAddress(formatApiAddress({ host, port })), { host, port });
       }),
     );
+    const path = '/run/mapmesh 1.sock';
+    assert.deepEqual(parseApiAddress(formatApiAddress({ path })), { path });
+  });
+
+  it('may be a path, absolute and of at most 107 bytes', () => {
+    const longest = `/${'é'.repeat(53)}`;
+    for (const settings of [fromFlags({ api: `unix:${longest}` }), fromFile(`api: unix:${longest}`)]) {
+      assert.deepEqual(settings.api, { path: longest });
+    }
+    for (const path of ['', 'x', './x', '~/x', `${longest}x`, '/a\0b', '/a\nb']) {
+      assert.match(problems(() => fromFlags({ api: `unix:${path}` }))[0]!, /^--api: is "unix:/);
+    }
+    // A host of that name.
+    assert.deepEqual(fromFlags({ api: 'unix:7601' }).api, { host: 'unix', port: 7601 });
   });
 });
 

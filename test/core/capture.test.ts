@@ -10,7 +10,7 @@ import { ModelPort } from '../support/model-port.js';
 import { TestClock, type TestNode, testNode } from '../support/node.js';
 import { type RecordFields, recordOf } from '../support/records.js';
 
-const KEY = new Uint8Array([1, 2, 3, 4]);
+const KEY = new Uint8Array([1, 2, 3, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
 
 interface Host extends TestNode {
@@ -53,10 +53,10 @@ const stampOf = (h: Host) => {
 };
 
 /** A remote host whose clock is ahead (or behind) by this much and that has written `n`. */
-function remote(h: Host, n: number, aheadUs: number): Host {
+function remote(h: Host, n: number, aheadUs: number, kind: MapKind = 'hash'): Host {
   const clock = new TestClock();
   clock.nowUs = h.clock.nowUs + aheadUs;
-  const other = host('hash', clock);
+  const other = host(kind, clock);
   other.map.put(KEY, value(n));
   return other;
 }
@@ -172,18 +172,85 @@ describe('capture', () => {
     assert.equal(kernel(h), toHex(value(5)));
   });
 
-  it('puts back a write that the removal of a key without a register has taken out (I5)', () => {
+  it('takes a hook that ran late for late also where a write waits to be put back (I4, I5)', () => {
     const h = host();
-    deliver(remote(h, 7, 0), h);
+    h.port.foreignWrite(KEY, value(5));
+    h.port.foreignDelete(KEY); // its hook runs after the apply
+    const event = write(h, 6);
+    h.clock.advance(50);
+    deliver(remote(h, 7, -1000), h);
     apply(h);
-    drop(h.map.replica, h.map.find(KEY));
-    const event = write(h, 5);
+    h.clock.advance(50);
+    capture(h, event); // wins over what was applied, and waits
+    capture(h, { op: RecordOp.DELETE, ktimeUs: h.clock.monotonicUs(), cpu: 1 });
+    h.map.capture.settle();
+    assert.equal(kernel(h), toHex(value(7)));
     apply(h);
-    assert.equal(kernel(h), '');
-    capture(h, event);
-    apply(h);
-    assert.equal(kernel(h), toHex(value(5)));
-    assert.equal(winner(h), toHex(value(5)));
+    assert.equal(kernel(h), winner(h));
+    assert.notEqual(winner(h), toHex(value(7)), 'no program wrote that here');
+  });
+
+  describe('of a key that is taken out of the kernel map, since no register speaks of it', () => {
+    /** Another program has written the key just before. @returns that event */
+    function removed(h: Host): RecordFields {
+      deliver(remote(h, 7, 0, h.port.info.kind), h);
+      apply(h);
+      drop(h.map.replica, h.map.find(KEY));
+      const event = write(h, 5);
+      apply(h);
+      return event;
+    }
+    /** The task was preempted between its write and its hook. */
+    const late = (h: Host, event: RecordFields): RecordFields => {
+      h.clock.advance(5000);
+      h.map.capture.settle();
+      return { ...event, ktimeUs: h.clock.monotonicUs() };
+    };
+    const atOnce = (_: Host, event: RecordFields): RecordFields => event;
+
+    for (const [when, hook] of Object.entries({ atOnce, late })) {
+      for (const kind of ['hash', 'array'] as const) {
+        it(`puts back the write, whose hook ran ${when} (${kind}, I5)`, () => {
+          const h = host(kind);
+          const event = removed(h);
+          assert.equal(kernel(h), kind === 'array' ? toHex(value(0)) : '');
+          capture(h, hook(h, event));
+          apply(h);
+          assert.equal(kernel(h), toHex(value(5)));
+          assert.equal(winner(h), toHex(value(5)));
+        });
+      }
+    }
+
+    it('puts back the write where an older register of a peer waits to be applied (I5)', () => {
+      const h = host();
+      const older = remote(h, 9, -1000);
+      const event = removed(h);
+      deliver(older, h);
+      capture(h, late(h, event));
+      apply(h);
+      assert.equal(kernel(h), toHex(value(5)));
+      assert.equal(winner(h), toHex(value(5)));
+    });
+
+    it('leaves alone what was written there since, unseen (I7)', () => {
+      const h = host();
+      const event = removed(h);
+      h.port.foreignWrite(KEY, value(6));
+      capture(h, late(h, event));
+      apply(h);
+      assert.equal(kernel(h), toHex(value(6)));
+    });
+
+    it('forgets that it was when no hook can be so late', () => {
+      const h = host();
+      removed(h);
+      h.map.capture.settle();
+      assert.equal(h.map.mirror.removed.size, 1);
+      h.clock.advance(20_000);
+      h.map.capture.settle();
+      assert.equal(h.map.mirror.removed.size, 0);
+    });
   });
 
   it('takes the echo of an apply that another one has followed for an echo (I4)', () => {

@@ -30,6 +30,7 @@ describe('entry queue', () => {
             assert.equal(waiting.delete(next), next >= 0);
           }
           assert.equal(queue.size, waiting.size);
+          assert.deepEqual(new Set(queue.waiting()), waiting);
         }
         for (let next = queue.shift(); next >= 0; next = queue.shift()) assert.ok(waiting.delete(next));
         assert.equal(waiting.size, 0);
@@ -68,5 +69,45 @@ describe('entry queue', () => {
     const out = new Set<number>();
     for (let next = queue.shift(); next >= 0; next = queue.shift()) out.add(next);
     assert.equal(out.size, 200);
+  });
+
+  it('is past a mark only when all that stood before it is out, and at the latest when it is empty', () => {
+    const operation = fc.record({
+      what: fc.constantFrom('push', 'push', 'push', 'cancel', 'shift', 'mark'),
+      entry: fc.nat({ max: 199 }),
+    });
+    fc.assert(
+      fc.property(fc.array(operation, { minLength: 200, maxLength: 600 }), (operations) => {
+        const table = new RegisterTable(4, 4, new KeyedHash(new Uint8Array(16)));
+        for (let i = 0; i < 200; i++) table.insert(new Uint8Array([i, 0, 0, 0]), 0);
+        const queue = new EntryQueue(table, EntryFlag.UNSENT);
+        const waiting = new Set<number>();
+        const marks: { readonly end: number; readonly before: Set<number> }[] = [];
+        const out = (entry: number): void => {
+          waiting.delete(entry);
+          for (const { before } of marks) before.delete(entry);
+        };
+        const check = (): void => {
+          for (const { end, before } of marks) if (queue.isPast(end)) assert.equal(before.size, 0);
+        };
+        for (const { what, entry } of operations) {
+          if (what === 'mark') marks.push({ end: queue.end, before: new Set(waiting) });
+          else if (what === 'push') {
+            queue.push(entry);
+            waiting.add(entry);
+          } else if (what === 'cancel') {
+            queue.cancel(entry);
+            out(entry);
+          } else out(queue.shift());
+          check();
+        }
+        for (let next = queue.shift(); next >= 0; next = queue.shift()) {
+          out(next);
+          check();
+        }
+        for (const { end } of marks) assert.ok(queue.isPast(end));
+      }),
+      { numRuns: 100 },
+    );
   });
 });

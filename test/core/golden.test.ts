@@ -92,7 +92,10 @@ function conversations(
     [...answerer.take(frame)].filter((reply) => reply !== null);
   const fetching = new Answerer(full, componentsOf(full));
   serve(fetching, new Asker(other, componentsOf(other), options).probe());
-  const fetched = serve(fetching, encodeVector(FrameType.SINCE, { horizonUs: 0, batches: [] }, true));
+  const fetched = serve(
+    fetching,
+    encodeVector(FrameType.SINCE, { horizonUs: 0, foundings: [], batches: [] }, true),
+  );
 
   other.writeLocal(
     new Uint8Array([9, 0, 0, 10]),

@@ -113,4 +113,38 @@ describe('HybridClock', () => {
     assert.notDeepEqual(clock.issue(NOW_US + 5000), kept);
     assert.ok(less(clock.mark, stampAt(NOW_US + 8000)));
   });
+
+  it('nor one that was overwritten since, and that only others may remember (I10)', () => {
+    const step = fc.record({
+      inUs: fc.integer({ min: -3, max: 40 }),
+      seesAheadUs: fc.option(fc.nat({ max: 90 }), { freq: 1 }),
+    });
+    const steps = fc.array(step, { maxLength: 120 });
+    const backUs = fc.record({
+      by: fc.integer({ min: 1, max: 3000 }),
+      kept: fc.integer({ min: 0, max: 9000 }),
+    });
+    fc.assert(
+      fc.property(fc.array(fc.tuple(steps, backUs), { minLength: 1, maxLength: 4 }), (runs) => {
+        const clock = new HybridClock();
+        let issued: Stamp[] = [];
+        let nowUs = NOW_US;
+        for (const [events, { by, kept }] of runs) {
+          for (const { inUs, seesAheadUs } of events) {
+            nowUs += inUs;
+            const after = seesAheadUs === null ? undefined : stampAt(nowUs + seesAheadUs);
+            const stamp = clock.issue(nowUs, after);
+            assert.ok(!issued.some(({ hi, lo }) => hi === stamp.hi && lo === stamp.lo), 'issued once');
+            issued.push(stamp);
+          }
+          nowUs = clock.freshUs(Math.max(nowUs - by, NOW_US));
+          const keptUs = nowUs + kept;
+          clock.setBack(nowUs, keptUs);
+          // What was beyond has reached nobody.
+          issued = issued.filter(({ hi, lo }) => stampTimeUs(hi, lo) <= keptUs);
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
 });

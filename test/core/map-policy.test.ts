@@ -13,6 +13,13 @@ import {
   samePolicy,
 } from '../../src/core/map-policy.js';
 
+const peerId = fc
+  .array(fc.constantFrom(...'123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz'), {
+    minLength: 44,
+    maxLength: 44,
+  })
+  .map((letters) => `12D3KooW${letters.join('')}`);
+
 const policy: fc.Arbitrary<MapPolicy> = fc.record(
   {
     sweepIntervalMs: fc.integer({
@@ -23,6 +30,8 @@ const policy: fc.Arbitrary<MapPolicy> = fc.record(
     deleteGuardPercent: fc.integer({ min: 1, max: 100 }),
     mode: fc.constantFrom('live' as const, 'standby' as const),
     ttlMs: fc.oneof(fc.constant(0), fc.integer({ min: POLICY_LIMITS.ttlMsMin, max: POLICY_LIMITS.ttlMsMax })),
+    writers: fc.array(peerId, { maxLength: 3 }),
+    writersSinceMs: fc.integer({ min: 0, max: POLICY_LIMITS.writersSinceMsMax }),
   },
   { noNullPrototype: true },
 );

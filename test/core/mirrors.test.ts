@@ -11,6 +11,7 @@ import type { SweepMode, SweepResult } from '../../src/core/sweeper.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, testNode } from '../support/node.js';
 import { type RecordFields, recordOf } from '../support/records.js';
+import { sweepWhole } from '../support/sweep.js';
 
 const key = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
 const value = (n: number) => new Uint8Array([n, n >> 8, n >> 16, 1]);
@@ -82,14 +83,7 @@ class Resized {
   }
 
   sweep(which: number, mode: SweepMode = 'periodic'): SweepResult {
-    const { sweeper } = this.link(which);
-    sweeper.begin(mode);
-    for (;;) {
-      while (sweeper.step() === 'more');
-      let outcome = sweeper.confirm();
-      while (outcome === 'more') outcome = sweeper.confirm();
-      if (outcome !== 'step') return outcome;
-    }
+    return sweepWhole(this.link(which).sweeper, mode);
   }
 
   flush(): void {

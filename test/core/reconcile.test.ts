@@ -377,7 +377,7 @@ describe('reconcile, hostile bytes (I13)', () => {
     flush(b);
     const seeds = talk(a, b).frames;
     // Nodes that know of no common batches: the descent is all they have.
-    seeds.push(encodeVector(FrameType.SINCE, { horizonUs: 0, batches: [] }, true));
+    seeds.push(encodeVector(FrameType.SINCE, { horizonUs: 0, foundings: [], batches: [] }, true));
     const types = new Set(seeds.map(frameType));
     for (const type of [
       FrameType.PROBE,

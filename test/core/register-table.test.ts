@@ -71,6 +71,24 @@ describe('RegisterTable', () => {
     assert.equal(t.find(key, 0), -1);
   });
 
+  it('finds many at once what it finds one by one', () => {
+    // So many that keys of the same tag stand one behind the other, and some that are not there.
+    const keys = Buffer.alloc(4 * 60_000);
+    for (let i = 0; i < 60_000; i++) keys.writeUInt32LE(i, 4 * i);
+    const t = new RegisterTable(4, 4, new KeyedHash(new Uint8Array(16).fill(2)));
+    const found = new Int32Array(60_000).fill(7);
+    t.findMany(keys, 60_000, found);
+    assert.ok(found.every((entry) => entry === -1));
+    for (let i = 0; i < 60_000; i += 2) t.insert(keys, 4 * i);
+    for (let i = 0; i < 60_000; i += 8) t.remove(t.find(keys, 4 * i));
+    t.findMany(keys, 60_000, found);
+    assert.equal(found.filter((entry) => entry >= 0).length, 22_500);
+    assert.deepEqual(
+      [...found],
+      Array.from({ length: 60_000 }, (_, i) => t.find(keys, 4 * i)),
+    );
+  });
+
   it('forgets the fields of a removed entry when its place is used again', () => {
     const t = table();
     const entry = t.insert(new Uint8Array([1, 2, 3]), 0);

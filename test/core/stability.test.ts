@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { FLOOR_LAG_US, Stability } from '../../src/core/stability.js';
 import { ModelPort } from '../support/model-port.js';
-import { TestClock, type TestNode, testNode } from '../support/node.js';
+import { freshKeys, TestClock, type TestNode, testNode } from '../support/node.js';
+import { talk } from '../support/talk.js';
 
 const key = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
@@ -12,9 +13,8 @@ interface Member extends TestNode {
   readonly stability: Stability;
 }
 
-function member(): Member {
-  const clock = new TestClock();
-  const node = testNode(new ModelPort(clock), clock);
+function member(keys = freshKeys(), clock = new TestClock()): Member {
+  const node = testNode(new ModelPort(clock), clock, undefined, undefined, {}, keys);
   return { ...node, stability: new Stability(node.map.replica) };
 }
 
@@ -142,5 +142,42 @@ describe('stability', () => {
     rounds([a, b], 5);
     assert.ok(b.stability.stableUs() < b.map.replica.heldBackUs);
     assert.ok(a.stability.stableUs() < b.map.replica.heldBackUs);
+  });
+
+  it('waits for what a loss of power took from a node, and only one other has (I9)', () => {
+    const keys = freshKeys();
+    const before = member(keys);
+    const b = member();
+    const c = member();
+    introduce([before, b, c]);
+    before.map.put(key(1), value(1));
+    publish(before, [c]); // b misses it
+    const writtenUs = before.clock.wallUs();
+    const a = member(keys, before.clock);
+    a.map.replica.skipBatchesTo(1024); // reserved before the loss of power
+    a.map.replica.doubtRestoredEnd();
+    for (const other of [b, c]) a.stability.expect(a.origins.intern(other.publicKey));
+    const told = (other: Member) => {
+      talk(a, other);
+      a.stability.told(a.origins.intern(other.publicKey));
+      return a.stability.trustOwn(() => false);
+    };
+    assert.equal(told(b), false);
+    assert.equal(a.stability.word().haveUs, 0, 'it claims nothing');
+    pass([a, b, c], 10);
+    rounds([a, b, c], 3);
+    for (const { stability } of [a, b, c]) assert.ok(stability.stableUs() < writtenUs);
+    assert.equal(told(c), true);
+    pass([a, b, c], 10);
+    rounds([a, b, c], 3);
+    assert.ok(b.stability.word().haveUs < writtenUs, 'it has not been told yet');
+    talk(a, b);
+    talk(a, c);
+    pass([a, b, c], 10);
+    rounds([a, b, c], 3);
+    for (const { stability, map } of [a, b, c]) {
+      assert.ok(stability.stableUs() > writtenUs);
+      assert.notEqual(map.find(key(1)), -1);
+    }
   });
 });

@@ -10,6 +10,7 @@ import { RecordOp } from '../../src/core/ring-record.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, type TestNode, testNode } from '../support/node.js';
 import { recordOf } from '../support/records.js';
+import { sweepWhole } from '../support/sweep.js';
 
 const key = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
@@ -30,12 +31,7 @@ function flush(from: TestNode, to: TestNode): void {
 function commit({ map }: TestNode): void {
   map.isStandby = false;
   while (map.applyStep());
-  map.sweeper.begin('forgetful');
-  for (let done: unknown = 'step'; typeof done === 'string'; ) {
-    while (map.sweeper.step() === 'more');
-    do done = map.sweeper.confirm();
-    while (done === 'more');
-  }
+  sweepWhole(map.sweeper, 'forgetful');
   while (map.hasApplies()) map.applyStep();
 }
 

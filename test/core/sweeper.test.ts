@@ -11,6 +11,7 @@ import type { SweepMode, SweepResult } from '../../src/core/sweeper.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, testNode } from '../support/node.js';
 import { recordOf } from '../support/records.js';
+import { sweepWhole } from '../support/sweep.js';
 
 const key = (n: number) => new Uint8Array([n, n >> 8, 0, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
@@ -32,13 +33,7 @@ function sweep(
   mode: SweepMode = 'periodic',
   meanwhile: () => void = () => undefined,
 ): SweepResult {
-  map.sweeper.begin(mode);
-  for (;;) {
-    while (map.sweeper.step() === 'more') meanwhile();
-    let outcome = map.sweeper.confirm();
-    while (outcome === 'more') outcome = map.sweeper.confirm();
-    if (outcome !== 'step') return outcome;
-  }
+  return sweepWhole(map.sweeper, mode, meanwhile);
 }
 
 function applyAll({ map }: SetUp): void {
@@ -470,13 +465,7 @@ describe('the slices of a sweep', () => {
         lookups = s.port.lookups;
         slices++;
       };
-      s.map.sweeper.begin(mode);
-      for (;;) {
-        while (s.map.sweeper.step() === 'more') slice();
-        let outcome = s.map.sweeper.confirm();
-        for (; outcome === 'more'; outcome = s.map.sweeper.confirm()) slice();
-        if (outcome !== 'step') break;
-      }
+      sweepWhole(s.map.sweeper, mode, slice);
       assert.ok(slices >= 60_000 / 128, `${slices} slices`);
     }
   });

@@ -5,6 +5,7 @@ import { AgentMap } from '../../src/agent/agent-map.js';
 import { AWAY_MAX, parseAgentHello } from '../../src/agent/hello.js';
 import { Journal } from '../../src/agent/journal.js';
 import { MEMBERS_MAX, Members } from '../../src/agent/members.js';
+import { CatalogDocument, mergedUpdate, readUpdate } from '../../src/catalog/document.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { FrameType, frameType } from '../../src/core/batch.js';
 import { MapmeshError } from '../../src/core/errors.js';
@@ -101,6 +102,7 @@ describe('journal records', () => {
     [8, 'held keys', trailing(6)],
     [9, 'a batch number', trailing(9)],
     [10, 'a promise', () => Buffer.alloc(15)],
+    [11, 'a map taken up anew', trailing(1)],
   ] as const) {
     it(`${what} of another length is refused`, async () => {
       const { node, restore } = await openJournal();
@@ -206,7 +208,15 @@ describe('the answering side', () => {
       horizonUsMax: () => node.clock.wallUs(),
     });
     const { mapId } = node.map.replica;
-    const probe = encodeProbe({ mapId, horizonUs, registers: 0, compareOnly: false, digestA: 1, digestB: 2 });
+    const probe = encodeProbe({
+      mapId,
+      horizonUs,
+      foundings: [],
+      registers: 0,
+      compareOnly: false,
+      digestA: 1,
+      digestB: 2,
+    });
     const take = (frame: Uint8Array) =>
       [...answerer.take(frame)].flatMap((reply) => (reply === null ? [] : [frameType(reply)]));
     take(probe);
@@ -218,7 +228,7 @@ describe('the answering side', () => {
     const node = seededNode(random);
     const invented = Array.from({ length: ORIGINS_MAX }, (_, seq) => ({ origin: random.bytes(32), seq }));
     for (const type of [FrameType.SINCE, FrameType.END] as const)
-      answererOf(node)(encodeVector(type, { horizonUs, batches: invented }));
+      answererOf(node)(encodeVector(type, { horizonUs, foundings: [], batches: invented }));
     const remembered = [...node.map.replica.batches.vector()].length;
     assert.equal(remembered, ORIGINS_HEARSAY_MAX + 1, 'hearsay, and this node');
     const writer = node.origins.intern(random.bytes(32));
@@ -228,9 +238,34 @@ describe('the answering side', () => {
   it('sends all later batches once, however often it is asked', () => {
     const node = seededNode(new SeededRandom(5));
     const take = answererOf(node);
-    const since = encodeVector(FrameType.SINCE, { horizonUs, batches: [] }, true);
+    const since = encodeVector(FrameType.SINCE, { horizonUs, foundings: [], batches: [] }, true);
     assert.deepEqual(take(since), [FrameType.VECTOR]);
     assert.throws(() => take(since), code('ERR_WIRE'));
+  });
+});
+
+describe('an update of the catalog', () => {
+  it('that says to have a thirty million structs is refused at once', () => {
+    // One author; its structs as a varint, seven bits a byte; its number; its clock; no structs.
+    const update = Uint8Array.of(1, 0xff, 0xff, 0xff, 0x0f, 5, 0);
+    const before = process.cpuUsage();
+    for (let i = 0; i < 20; i++) assert.throws(() => readUpdate(update), code('ERR_WIRE'));
+    const { user, system } = process.cpuUsage(before);
+    assert.ok(user + system < 500_000, `${(user + system) / 1000} ms of processor time`);
+  });
+
+  it('in which thousands of clients set one key takes time that grows with it, not with its square', () => {
+    let clients = 1;
+    const one = (): Uint8Array =>
+      new CatalogDocument(() => clients++).edit((draft) => draft.seen('somebody', 1))!;
+    const updates = Array.from({ length: 20 }, () => mergedUpdate(Array.from({ length: 1000 }, one)));
+    const document = new CatalogDocument(() => 0);
+    const before = process.cpuUsage();
+    for (const [i, update] of updates.entries()) document.add(`${i}`, readUpdate(update).entries);
+    assert.equal(document.content.members.length, 1);
+    const { user, system } = process.cpuUsage(before);
+    // Merged by Yjs, these take ten seconds.
+    assert.ok(user + system < 1_500_000, `${(user + system) / 1000} ms of processor time`);
   });
 });
 

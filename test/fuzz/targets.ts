@@ -1,6 +1,7 @@
 /** Every target, by name. */
 import type { Target } from './target.js';
 import { BATCH_TARGETS } from './targets/batches.js';
+import { CATALOG_TARGETS } from './targets/catalog.js';
 import { DISK_TARGETS } from './targets/disk.js';
 import { KERNEL_TARGETS } from './targets/kernel.js';
 import { MESH_TARGETS } from './targets/mesh.js';
@@ -12,6 +13,7 @@ export const TARGETS: readonly Target[] = [
   ...MESH_TARGETS,
   ...KERNEL_TARGETS,
   ...DISK_TARGETS,
+  ...CATALOG_TARGETS,
 ];
 
 export function targetNamed(name: string): Target {

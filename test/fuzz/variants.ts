@@ -2,6 +2,9 @@
  * The code under test, broken on purpose: each of these the fuzzer has to notice, or it would not notice a real bug of the
  * kind either. What is broken is put in from outside, into the thread that fuzzes; nothing of it is in the code that ships.
  */
+import { syncBuiltinESMExports } from 'node:module';
+import zlib from 'node:zlib';
+import { CatalogDocument } from '../../src/catalog/document.js';
 import { Digest } from '../../src/core/digest.js';
 import { Origins } from '../../src/core/origins.js';
 import { Provenance } from '../../src/core/provenance.js';
@@ -9,6 +12,7 @@ import { Replica } from '../../src/core/replica.js';
 import { ReplicatedMap } from '../../src/core/replicated-map.js';
 import { patch } from '../support/patch.js';
 import type { Target } from './target.js';
+import { catalogFileTarget, syncTarget } from './targets/catalog.js';
 import { streamTarget } from './targets/mesh.js';
 import { targetNamed } from './targets.js';
 
@@ -44,7 +48,7 @@ export const VARIANTS: readonly Variant[] = [
     breakIt: () =>
       patch(Replica.prototype, 'receive', function (this: Replica, frame) {
         this.restore(frame);
-        return { origin: 1, seq: 1, won: 0, stale: 0, heldBack: 0, frame };
+        return { origin: 1, seq: 1, won: 0, stale: 0, heldBack: 0, refused: 0, frame };
       }),
   },
   {
@@ -72,6 +76,35 @@ export const VARIANTS: readonly Variant[] = [
     target: 'receive',
     inputsMax: 4000,
     breakIt: () => patch(Provenance.prototype, 'release', () => undefined),
+  },
+  {
+    name: 'an update of the catalog that cannot be read ends the process',
+    target: 'change',
+    inputsMax: 1500,
+    breakIt: () => patch(CatalogDocument, 'reading', (read) => read()),
+  },
+  {
+    name: 'changes of the catalog that a peer passes on are believed unsigned',
+    target: 'catalog sync',
+    inputsMax: 3600,
+    breakIt: () => undefined,
+    instead: syncTarget(() => true),
+  },
+  {
+    name: 'changes in the file of the catalog are believed unsigned',
+    target: 'catalog file',
+    inputsMax: 500,
+    breakIt: () => undefined,
+    instead: catalogFileTarget(() => true),
+  },
+  {
+    name: 'checksums of the register log are not compared',
+    target: 'log',
+    inputsMax: 800,
+    breakIt: () => {
+      zlib.crc32 = () => 0;
+      syncBuiltinESMExports();
+    },
   },
   {
     name: 'whatever a peer names is an origin',

@@ -5,6 +5,7 @@
  * map writer or virtual machine behind.
  */
 import { spawn } from 'node:child_process';
+import { constants, setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { RECORD_START, type ReportRecord, type TestResult } from './reporter.js';
 
@@ -15,6 +16,8 @@ const REPORTER = fileURLToPath(new URL('./reporter.js', import.meta.url));
 
 export interface RunFileOptions {
   readonly timeoutMs: number;
+  /** Gives way to every other process of the machine. */
+  readonly isBackground?: boolean;
   /** Called for each result as it arrives. */
   readonly onResult?: (result: TestResult) => void;
   /** Called for each piece of what the file itself prints. */
@@ -63,6 +66,7 @@ export function runFile(file: string, options: RunFileOptions): Promise<FileResu
   child.stderr.setEncoding('utf8').on('data', keep);
   const pid = child.pid;
   if (pid !== undefined) runningPids.add(pid);
+  if (pid !== undefined && options.isBackground === true) setPriority(pid, constants.priority.PRIORITY_LOW);
 
   return new Promise((resolve) => {
     let timedOut = false;

@@ -108,13 +108,14 @@ describe('three hosts beside one that means harm', { skip, concurrency: false },
     const probe = encodeProbe({
       mapId: MAP_ID,
       horizonUs: 0,
+      foundings: [],
       registers: 9,
       compareOnly: false,
       digestA: 1,
       digestB: 2,
     });
-    const end = encodeVector(FrameType.END, { horizonUs: 0, batches: invented });
-    const since = encodeVector(FrameType.SINCE, { horizonUs: 0, batches: [] }, true);
+    const end = encodeVector(FrameType.END, { horizonUs: 0, foundings: [], batches: invented });
+    const since = encodeVector(FrameType.SINCE, { horizonUs: 0, foundings: [], batches: [] }, true);
     const framed = (...frames: Uint8Array[]) =>
       Buffer.concat(frames.flatMap((frame) => [frameHeader(frame.length), frame]));
     const said = [

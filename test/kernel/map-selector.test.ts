@@ -1,13 +1,14 @@
 /** SELECTORs: what parses, what opens, and what each failure says. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { type ErrorCode, MapmeshError } from '../../src/core/errors.js';
 import type { MapPort } from '../../src/core/map-port.js';
+import { checkPinRoot } from '../../src/kernel/bpffs.js';
 import { KERNEL_MAP_TYPES, kernelMapType, kernelTypeOf } from '../../src/kernel/map-kinds.js';
 import { openMap } from '../../src/kernel/map-selector.js';
 import { loadNative } from '../../src/kernel/native.js';
@@ -149,6 +150,17 @@ describe('selector', () => {
     rmSync(folder, { recursive: true });
   });
 
+  it('says what is there if it is no pin', () => {
+    assert.match(failure(() => openMap(pinFolder()), 'ERR_NO_SUCH_MAP').message, /it is a directory/);
+    // A text that a BPF iterator writes, on each bpffs of a kernel that has the module for it.
+    const iterator = '/sys/fs/bpf/maps.debug';
+    if (!existsSync(iterator)) return;
+    assert.match(
+      failure(() => openMap(iterator), 'ERR_NO_SUCH_MAP').message,
+      /a file to be read, and no pin/,
+    );
+  });
+
   it('says when a pin is not that of a map', () => {
     const path = `${pinFolder()}/program`;
     const object = fileURLToPath(new URL('../../bpf/xdp_blocklist.bpf.o', import.meta.url));
@@ -225,6 +237,23 @@ describe('selector', () => {
       /^ERR_NOT_ROOT Cannot open map "id:1": the kernel says EPERM, .*Run as root/,
       stderr,
     );
+  });
+});
+
+describe('a folder for pins', () => {
+  it('has to be on a bpffs, or to be made on one', () => {
+    checkPinRoot(pinFolder());
+    checkPinRoot(`${pinFolder()}/not/there`);
+    const folder = mkdtempSync(join(tmpdir(), 'mapmesh-test-'));
+    writeFileSync(join(folder, 'file'), 'x');
+    for (const [path, words] of [
+      [folder, /: it is not on a bpffs/],
+      [join(folder, 'a', 'b'), /it is not there, and ".*mapmesh-test-[^/]*", where it would be made, is not/],
+      [join(folder, 'file'), /file" is no directory/],
+      ['/proc/mapmesh', /"\/proc".* is not on a bpffs/],
+    ] as const)
+      assert.match(failure(() => checkPinRoot(path), 'ERR_CONFIG').message, words);
+    rmSync(folder, { recursive: true });
   });
 });
 

@@ -70,7 +70,7 @@ describe('the pin of a map that is resized', { skip: kernelMapsImpossible() ?? f
     const grown = grow(pin, old, 32);
     pin.replace(old, grown);
     assert.equal(pinnedMapId(path), grown.info.kernelId);
-    assert.deepEqual(readdirSync(maps.directory).sort(), ['m', 'm-old']);
+    assert.deepEqual(readdirSync(maps.directory).sort(), ['m', 'm~mapmesh-old']);
     const again = pin.openOld()!;
     opened.push(again);
     assert.equal(again.info.kernelId, old.info.kernelId);
@@ -81,7 +81,7 @@ describe('the pin of a map that is resized', { skip: kernelMapsImpossible() ?? f
 
   it('changes nothing if something else has the place of the old one', () => {
     const path = maps.create('m', { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 16 });
-    const other = maps.create('m-old', { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 8 });
+    const other = maps.create('m~mapmesh-old', { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 8 });
     const otherId = pinnedMapId(other);
     const pin = new ResizePin(path);
     const old = open(path);
@@ -89,7 +89,7 @@ describe('the pin of a map that is resized', { skip: kernelMapsImpossible() ?? f
     assert.throws(() => pin.replace(old, grown), { code: 'ERR_RESIZE' });
     assert.equal(pinnedMapId(path), old.info.kernelId);
     assert.equal(pinnedMapId(other), otherId);
-    assert.deepEqual(readdirSync(maps.directory).sort(), ['m', 'm-old']);
+    assert.deepEqual(readdirSync(maps.directory).sort(), ['m', 'm~mapmesh-old']);
   });
 
   it('tells the programs and the other processes that use a map', async () => {
@@ -101,7 +101,7 @@ describe('the pin of a map that is resized', { skip: kernelMapsImpossible() ?? f
       encoding: 'utf8',
     });
     const { id } = JSON.parse(program) as { id: number };
-    assert.deepEqual(await pin.users(map), { programs: [id], processes: [] });
+    assert.deepEqual(await pin.users(map), { programs: [id], processes: [], unknown: [] });
     rmSync(join(maps.directory, 'prog'));
     await until('the program to be gone', async () => (await pin.users(map)).programs.length === 0);
 
@@ -115,6 +115,6 @@ describe('the pin of a map that is resized', { skip: kernelMapsImpossible() ?? f
       holder.kill('SIGKILL');
       await exit;
     }
-    assert.deepEqual(await pin.users(map), { programs: [], processes: [] });
+    assert.deepEqual(await pin.users(map), { programs: [], processes: [], unknown: [] });
   });
 });

@@ -1,6 +1,6 @@
 /** The data directory: who may use it, what it keeps, and what is wrong with it when it is. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   chmodSync,
@@ -252,6 +252,18 @@ describe('disk trouble', () => {
     writeFileSync(dir, '');
     assert.equal((await failure(open())).code, 'ERR_DATA_DIR');
     assert.equal((await failure(open({}, join(dir, 'below')))).code, 'ERR_DATA_DIR');
+  });
+
+  it('says when there can be no directory, as in /proc', async () => {
+    // Node's recursive mkdir never comes back from there: another process, which can be ended.
+    for (const path of ['/proc/mapmesh', '/proc/mapmesh/below']) {
+      const { stderr, status } = spawnSync(process.execPath, [HOLDER, path], {
+        timeout: 5000,
+        encoding: 'utf8',
+      });
+      assert.notEqual(status, null, 'it ends by itself');
+      assert.match(stderr, /Cannot make data directory "\/proc\/mapmesh[a-z/]*": no such file or directory/);
+    }
   });
 
   it('says when the directory may not be made, or written', async () => {

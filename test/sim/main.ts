@@ -10,6 +10,9 @@ import { type SimOptions, simulate } from './simulate.js';
 
 type Forced = NonNullable<SimOptions['forced']>;
 
+/** How often a long run says how far it is. */
+const PROGRESS_SEEDS = 500;
+
 async function main(): Promise<number> {
   const { values } = parseArgs({
     options: {
@@ -51,6 +54,7 @@ async function runMany(from: number, count: number, msMax: number, forced: Force
   const failed: number[] = [];
   let done = 0;
   for (; done < count && performance.now() - startMs < msMax; done++) {
+    if (done > 0 && done % PROGRESS_SEEDS === 0) say(`${done} seeds so far, ${failed.length} failed`);
     const { violation } = await simulate(from + done, { forced });
     if (violation === null) continue;
     failed.push(from + done);

@@ -27,6 +27,8 @@ export class SimDataDir {
   #synced = 0;
   /** How long a write takes at most. */
   writeUsMax = 200;
+  /** How long it takes at most to replace a file: until then, and if the process dies, the old one is there. */
+  fileUsMax = 0;
   /** Told of every record that an agent appends. */
   onAppend: (type: number, payload: Uint8Array) => void = () => undefined;
 
@@ -39,9 +41,14 @@ export class SimDataDir {
     return Promise.resolve(this.#files.get(name));
   }
 
-  writeFile(process: SimProcess, name: string, content: Uint8Array | string): Promise<void> {
+  /** As the next agent finds it. */
+  file(name: string): Uint8Array | undefined {
+    return this.#files.get(name);
+  }
+
+  async writeFile(process: SimProcess, name: string, content: Uint8Array | string): Promise<void> {
+    if (this.fileUsMax > 0) await process.wait(this.#random.between(100, this.fileUsMax));
     if (!process.isDead) this.#files.set(name, new Uint8Array(Buffer.from(content)));
-    return Promise.resolve();
   }
 
   /** The process, or the machine, is gone. */

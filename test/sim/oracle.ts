@@ -31,6 +31,7 @@ export interface Fact {
 
 interface Required extends Fact {
   readonly node: string;
+  readonly isInVain: boolean;
   /** Its origin has it on disk. */
   isKept: boolean;
 }
@@ -61,6 +62,8 @@ interface KeyFacts {
   /** Every register ever signed, by its description. */
   readonly made: Set<string>;
   required: Required | null;
+  /** The newest tombstone that was no longer required, since no node that ran had it: some disk may. */
+  perhapsDeleted: Fact | null;
   /** A program's write that a node took in: whatever wins is not older. */
   noted: { readonly timeUs: number; readonly node: string } | null;
 }
@@ -70,8 +73,16 @@ interface StampUse {
   readonly use: string;
   readonly node: string;
   readonly timeUs: number;
+  /** See {@link Oracle.mayWriteInVain}. */
+  readonly isInVain: boolean;
+  /** See {@link Oracle.isApart}. */
+  readonly isApart: boolean;
   /** Others may know. */
   isPublished: boolean;
+  /** Its process died before others knew: lost, or on its disk. */
+  isDoubtful: boolean;
+  /** It may be that of an expiry, which others may have, too. */
+  readonly mayHaveExpired: boolean;
 }
 
 /** What programs did to a key on one host. */
@@ -83,23 +94,35 @@ interface HostKey {
   signedDeletes: number;
 }
 
+/** The map of which a batch is. */
 export interface Batched {
+  /** How keys of it are called here: apart from other maps of its name, which there may have been. */
   readonly map: string;
+  /** Of the kernel map: what its programs write. */
+  readonly name: string;
   readonly mapId: Uint8Array;
   readonly shape: MapShape;
 }
 
 export class Oracle {
   readonly keys = new Map<string, KeyFacts>();
+  /** Whether what that node writes now may count as deleted: the mesh does not wait for it, and it cannot know for what. */
+  mayWriteInVain: (node: string, map: string, timeUs: number) => boolean = () => false;
+  /** Whether there is a node that waits for none of that one's writes, and that one for none of its: two meshes. */
+  isApart: (node: string) => boolean = () => false;
   readonly #world: World;
   readonly #hosts = new Map<string, HostKey>();
   /** What each (origin, stamp) was used for. */
   readonly #stamps = new Map<string, StampUse>();
   readonly #signed = new Set<string>();
+  /** How often each node's clock was set right. */
+  readonly #restamped = new Map<string, number>();
   /** Signature of every batch that others were told of, by origin, map and number. */
   readonly #told = new Map<string, string>();
   /** The highest floor that each node said of a map, by origin and map. */
   readonly #floors = new Map<string, { readonly seq: number; readonly floorUs: number }>();
+  /** By map, up to when tombstones were dropped. */
+  readonly #horizonsUs = new Map<string, number>();
   /** Keys that programs ever wrote, by map. */
   readonly written = new Map<string, Set<number>>();
   #lastValue = 0;
@@ -107,6 +130,9 @@ export class Oracle {
   constructor(world: World) {
     this.#world = world;
   }
+
+  /** Names of maps of which the nodes delete what nobody writes. */
+  readonly expiring = new Set<string>();
 
   /** No value is written twice. */
   nextValue(): number {
@@ -142,7 +168,12 @@ export class Oracle {
   }
 
   /** A node said hello: nothing older than the floor will come in later batches than that, in no later life either. */
-  said(origin: Uint8Array, map: string, floor: { readonly seq: number; readonly floorUs: number }): void {
+  said(
+    origin: Uint8Array,
+    map: string,
+    floor: { readonly seq: number; readonly floorUs: number; readonly horizonUs: number },
+  ): void {
+    this.#horizonsUs.set(map, Math.max(floor.horizonUs, this.#horizonsUs.get(map) ?? 0));
     const name = `${toHex(origin)}/${map}`;
     const before = this.#floors.get(name);
     if (before === undefined || before.floorUs < floor.floorUs) this.#floors.set(name, floor);
@@ -152,7 +183,7 @@ export class Oracle {
   signed(
     node: string,
     frame: Uint8Array,
-    { map, mapId, shape }: Batched,
+    { map, name: mapName, mapId, shape }: Batched,
     how: 'logged' | 'published' | 'published and kept',
   ): void {
     const view = decodeBatch(frame, mapId, shape);
@@ -168,7 +199,8 @@ export class Oracle {
       const tag = itemTag(view, i);
       if (tag >= ItemTag.SUBTREE) continue;
       const at = itemKeyOffset(view, i);
-      const key = `${map}/${keyIn(frame, at)}`;
+      const number = keyIn(frame, at);
+      const key = `${map}/${number}`;
       const fact: Fact = {
         hi: itemStampHi(view, i),
         lo: itemStampLo(view, i),
@@ -177,9 +209,12 @@ export class Oracle {
       };
       const isNew = !this.#signed.has(`${batch}/${key}`);
       this.#signed.add(`${batch}/${key}`);
-      this.#register(node, key, fact, isNew);
+      const mayHaveExpired = fact.value === null && this.expiring.has(mapName);
+      this.#register(node, map, key, fact, isNew, mayHaveExpired);
+      if (isNew && !mayHaveExpired) this.#checkCause(node, `${mapName}/${number}`, fact.value);
       if (
         isNew &&
+        !mayHaveExpired && // it has the stamp after that of the register that it deletes: core/expiry.ts
         floor !== undefined &&
         view.seq > floor.seq &&
         stampTimeUs(fact.hi, fact.lo) <= floor.floorUs
@@ -192,19 +227,36 @@ export class Oracle {
     }
   }
 
-  #register(node: string, key: string, fact: Fact, isNew: boolean): void {
+  /** @param mayHaveExpired then its stamp is the next after that of the register which it deletes, and others may have it, too */
+  #register(
+    node: string,
+    map: string,
+    key: string,
+    fact: Fact,
+    isNew: boolean,
+    mayHaveExpired: boolean,
+  ): void {
     if (!isNew) return;
     const { hi, lo, value } = fact;
     const stamp = stampName(fact);
     const use = `${key} = ${value ?? 'deleted'}`;
     const before = this.#stamps.get(stamp);
-    if (before !== undefined && before.use !== use) {
+    const mayShare = mayHaveExpired || before?.mayHaveExpired === true;
+    if (before !== undefined && !before.isDoubtful && !mayShare && before.use !== use) {
       this.#fail(`${node} used a stamp twice: ${describeFact(fact)} for ${before.use} and ${use}`);
     }
-    this.#stamps.set(stamp, { use, node, timeUs: stampTimeUs(hi, lo), isPublished: false });
+    this.#stamps.set(stamp, {
+      use,
+      node,
+      timeUs: stampTimeUs(hi, lo),
+      isInVain: this.mayWriteInVain(node, map, stampTimeUs(hi, lo)),
+      isApart: this.isApart(node),
+      isPublished: false,
+      isDoubtful: false,
+      mayHaveExpired,
+    });
     this.#facts(key).made.add(describeFact(fact));
     this.#world.note(node, `signed ${describeFact(fact)}`, key);
-    this.#checkCause(node, key, value);
   }
 
   /** From now on nothing older may win, unless the register was given another stamp since it was signed. */
@@ -212,9 +264,10 @@ export class Oracle {
     const stamp = this.#stamps.get(stampName(fact));
     if (stamp === undefined) return;
     stamp.isPublished = true;
+    stamp.isDoubtful = false;
     const facts = this.#facts(key);
     if (facts.required === null || compareFacts(fact, facts.required) > 0)
-      facts.required = { ...fact, node, isKept };
+      facts.required = { ...fact, node, isKept, isInVain: stamp.isInVain };
   }
 
   /** Whatever a node signs, a program of its host wrote: neither an echo of an apply nor a delete that nobody made. */
@@ -228,8 +281,10 @@ export class Oracle {
       }
     }
     // A write may be found twice: by its event, and by a sweep or a look at what several processors wrote.
-    const most = (made: number): number => 3 * made + 2;
-    if (host.signedDeletes > host.deletes * 3 || host.signedSets > most(host.sets)) {
+    // And it is signed anew each time that a clock is set right.
+    const restamped = this.#restamped.get(node) ?? 0;
+    const most = (made: number): number => 3 * made + restamped;
+    if (host.signedDeletes > most(host.deletes) || host.signedSets > most(host.sets) + 2) {
       this.#fail(
         `${node} spread ${host.signedSets} sets and ${host.signedDeletes} deletes of ${key}, ` +
           `but its programs made ${host.sets} and ${host.deletes}`,
@@ -239,6 +294,7 @@ export class Oracle {
 
   /** Registers of this node with stamps after that time are given new ones: its clock was set right. */
   restamped(node: string, timeUs: number): void {
+    this.#restamped.set(node, (this.#restamped.get(node) ?? 0) + 1);
     for (const [stamp, use] of this.#stamps) {
       if (use.node === node && use.timeUs > timeUs) this.#stamps.delete(stamp);
     }
@@ -257,15 +313,15 @@ export class Oracle {
    * @param isHeld whether some node that runs has the key's register, or a newer one
    */
   died(node: string, losesAll: boolean, isHeld: (key: string, fact: Fact) => boolean): void {
-    // What was still on its way to the disk was never used.
-    for (const [stamp, use] of this.#stamps) {
-      if (use.node === node && !use.isPublished) this.#stamps.delete(stamp);
-    }
+    for (const use of this.#stamps.values()) if (use.node === node && !use.isPublished) use.isDoubtful = true;
     for (const [key, facts] of this.keys) {
       const { required, noted } = facts;
       if (required !== null) {
         if (losesAll && required.node === node) required.isKept = false;
-        if (!required.isKept && !isHeld(key, required)) facts.required = null;
+        if (!required.isKept && !isHeld(key, required)) {
+          if (required.value === null) facts.perhapsDeleted = required;
+          facts.required = null;
+        }
       }
       if (noted === null) continue;
       const covered = facts.required === null ? 0 : stampTimeUs(facts.required.hi, facts.required.lo);
@@ -275,15 +331,18 @@ export class Oracle {
   }
 
   /**
-   * What the nodes agree on for a key at the end.
-   * @param horizonUs tombstones up to then have been dropped
+   * What the nodes agree on for a key of the map at the end.
+   * @param nowHorizonUs up to when tombstones have been dropped, as nodes say at the end: it may have been later before
    * @param mayForget a member that was away for too long loses what nobody else has
    */
-  checkEnd(key: string, found: Fact | null, horizonUs: number, mayForget: boolean): void {
-    const { required, noted, made } = this.#facts(key);
+  checkEnd(map: string, number: number, found: Fact | null, nowHorizonUs: number, mayForget: boolean): void {
+    const key = `${map}/${number}`;
+    const horizonUs = Math.max(nowHorizonUs, this.#horizonsUs.get(map) ?? 0);
+    const { required, noted, made, perhapsDeleted } = this.#facts(key);
     if (found !== null && !made.has(describeFact(found))) {
       this.#fail(`${key} ended as a register that was never made: ${describeFact(found)}`);
     }
+    if (found !== null && required !== null && this.#mayComeBack(found, required, horizonUs)) return;
     const foundUs = found === null ? horizonUs : stampTimeUs(found.hi, found.lo);
     if (noted !== null && foundUs < noted.timeUs) {
       this.#fail(
@@ -293,12 +352,20 @@ export class Oracle {
     if (required === null) return;
     if (found === null) {
       const requiredUs = stampTimeUs(required.hi, required.lo);
-      const isForgotten = requiredUs <= horizonUs && (required.value === null || mayForget);
+      const isDeleted = perhapsDeleted !== null && compareFacts(perhapsDeleted, required) > 0;
+      const mayBe = required.value === null || isDeleted || required.isInVain || mayForget;
+      const isForgotten = requiredUs <= horizonUs && mayBe;
       if (isForgotten) return;
     } else if (compareFacts(found, required) >= 0) return;
     this.#fail(
       `${key} ended as ${found === null ? 'nothing' : describeFact(found)}, but ${required.node} made ${describeFact(required)}`,
     );
+  }
+
+  /** Of two meshes that have not met, one may have deleted and forgotten what the other wrote before. */
+  #mayComeBack(found: Fact, deleted: Fact, horizonUs: number): boolean {
+    const isApart = [found, deleted].some((fact) => this.#stamps.get(stampName(fact))?.isApart === true);
+    return deleted.value === null && isApart && stampTimeUs(deleted.hi, deleted.lo) <= horizonUs;
   }
 
   #fail(what: string): void {
@@ -308,7 +375,7 @@ export class Oracle {
   #facts(key: string): KeyFacts {
     const known = this.keys.get(key);
     if (known !== undefined) return known;
-    const made: KeyFacts = { made: new Set(), required: null, noted: null };
+    const made: KeyFacts = { made: new Set(), required: null, perhapsDeleted: null, noted: null };
     this.keys.set(key, made);
     return made;
   }

@@ -1,7 +1,7 @@
 /** What one seed decides: how many nodes, which maps, which programs write what, and what goes wrong. */
 import type { CaptureTier } from '../../src/core/capture-port.js';
 import type { MapKind } from '../../src/core/map-port.js';
-import type { SeededRandom } from './random.js';
+import { SeededRandom } from './random.js';
 import type { SimMapSpec } from './sim-kernel.js';
 
 /** Each of them is on in about half of all seeds, so that none always hides what another one does. */
@@ -39,7 +39,17 @@ export const SWITCHES = [
   'forgetful',
 ] as const;
 
-export type Switch = (typeof SWITCHES)[number];
+/**
+ * What the runs cover beside that. Drawn from numbers of their own, and only with `catalog` is there any: without it a seed
+ * is the run that it always was.
+ */
+export const DIMENSIONS = ['catalog', 'removals', 'rivals', 'editors', 'resizes', 'timeToLive'] as const;
+
+/** Two groups of nodes do not hear of each other from the start: each begins a mesh. Drawn from numbers of its own, too. */
+const APART = 'apart';
+const APART_SHARE = 0.1;
+
+export type Switch = (typeof SWITCHES)[number] | (typeof DIMENSIONS)[number] | typeof APART;
 
 export interface NodePlan {
   readonly name: string;
@@ -64,12 +74,29 @@ export interface Plan {
   readonly sweepIntervalMs: number;
   readonly reconcileIntervalMs: number;
   readonly tombstoneMsMin: number;
+  /** Null: there are only the maps that all nodes are told of. */
+  readonly catalog: CatalogPlan | null;
 }
 
-const KINDS: readonly MapKind[] = ['hash', 'hash', 'hash', 'lru_hash', 'percpu_hash', 'array'];
+/** What is done with the catalog. */
+export interface CatalogPlan {
+  /** Names of the maps that come and go. */
+  readonly names: readonly string[];
+  readonly keys: number;
+  /** Mean time between two edits anywhere. */
+  readonly editUs: number;
+  /** Writes of each host to these maps; those to one that is not there come to nothing. */
+  readonly writes: number;
+}
+
+export const KINDS: readonly MapKind[] = ['hash', 'hash', 'hash', 'lru_hash', 'percpu_hash', 'array'];
 
 /** @param forced switches that are not left to chance */
-export function makePlan(random: SeededRandom, forced: Partial<Record<Switch, boolean>> = {}): Plan {
+export function makePlan(
+  random: SeededRandom,
+  seed: number,
+  forced: Partial<Record<Switch, boolean>> = {},
+): Plan {
   // Calm seeds show that what is found is not the faults' doing.
   const share = random.pick([0, 0.2, 0.5, 0.5, 0.5, 0.8]);
   const on = new Set<Switch>();
@@ -77,6 +104,8 @@ export function makePlan(random: SeededRandom, forced: Partial<Record<Switch, bo
     const isOn = random.chance(share);
     if (forced[each] ?? isOn) on.add(each);
   }
+  if (forced[APART] ?? SeededRandom.labelled(seed, APART).chance(APART_SHARE)) on.add(APART);
+  const catalog = planCatalog(seed, on, forced);
   const hotKeys = random.between(1, 6);
   const coldKeys = random.between(10, 200);
   const maps = Array.from({ length: random.between(1, 4) }, (_, i): SimMapSpec => {
@@ -109,5 +138,31 @@ export function makePlan(random: SeededRandom, forced: Partial<Record<Switch, bo
     sweepIntervalMs: random.pick([500, 2000, 10_000]),
     reconcileIntervalMs: random.pick([500, 1000, 5000]),
     tombstoneMsMin: random.pick([200, 1000, 5000, 60_000]),
+    catalog,
+  };
+}
+
+/** Share of seeds with a catalog, and of those with each of its dimensions. */
+const CATALOG_SHARE = 0.25;
+const DIMENSION_SHARE = 0.5;
+
+function planCatalog(
+  seed: number,
+  on: Set<Switch>,
+  forced: Partial<Record<Switch, boolean>>,
+): CatalogPlan | null {
+  const random = SeededRandom.labelled(seed, 'catalog plan');
+  for (const each of DIMENSIONS) {
+    // Those that came later move no number that was drawn before.
+    const numbers = each === 'timeToLive' ? SeededRandom.labelled(seed, each) : random;
+    const isOn = numbers.chance(each === 'catalog' ? CATALOG_SHARE : DIMENSION_SHARE);
+    if ((forced[each] ?? isOn) && (each === 'catalog' || on.has('catalog'))) on.add(each);
+  }
+  if (!on.has('catalog')) return null;
+  return {
+    names: Array.from({ length: random.between(1, 5) }, (_, i) => `c${i}`),
+    keys: random.between(4, 40),
+    editUs: random.pick([300_000, 1e6, 3e6]),
+    writes: random.between(20, 200),
   };
 }

@@ -1,4 +1,6 @@
 /** Numbers that one seed decides. */
+import { crc32 } from 'node:zlib';
+
 export class SeededRandom {
   #state: number;
 
@@ -6,6 +8,11 @@ export class SeededRandom {
     // Seeds that differ by one are to have nothing in common.
     this.#state = Math.imul(seed ^ (seed >>> 16), 0x45d9f3b) >>> 0;
     for (let i = 0; i < 4; i++) this.next();
+  }
+
+  /** Numbers of their own for what came later: they move none that the rest of the run draws. */
+  static labelled(seed: number, label: string): SeededRandom {
+    return new SeededRandom(crc32(`${seed} ${label}`));
   }
 
   /** In [0, 1). Mulberry32. */

@@ -4,23 +4,29 @@
  */
 import { hash } from 'node:crypto';
 import { type AgentComponents, type ComposedAgent, composeAgent } from '../../src/agent/agent.js';
+import type { AgentMap } from '../../src/agent/agent-map.js';
+import { CATALOG_PROTOCOL, CATALOG_TOPIC } from '../../src/agent/catalog-sync.js';
 import { Cleanup } from '../../src/agent/cleanup.js';
 import { parseAgentHello } from '../../src/agent/hello.js';
+import type { MapSource } from '../../src/agent/map-source.js';
 import { sha256 } from '../../src/agent/sha256.js';
+import { CATALOG_FILE } from '../../src/catalog/store.js';
 import type { Log } from '../../src/config/log.js';
 import type { AgentSettings } from '../../src/config/settings.js';
 import { FrameType, frameType, mapIdOf } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
-import type { MapPort } from '../../src/core/map-port.js';
+import type { MapInfo, MapKind, MapPort } from '../../src/core/map-port.js';
 import { decodeBundle } from '../../src/core/reconcile-wire.js';
 import { EntryFlag } from '../../src/core/register-table.js';
 import type { Replica } from '../../src/core/replica.js';
 import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
+import { type CatalogOracle, hashesOf } from './catalog-oracle.js';
 import type { SimDataDir } from './model-log.js';
 import { type Batched, compareFacts, type Fact, type Oracle } from './oracle.js';
 import type { SeededRandom } from './random.js';
-import { keyIn, type SimKernel, type SimMapSpec, valueIn } from './sim-kernel.js';
+import { keyIn, type SimKernel, type SimMap, type SimMapSpec, valueIn } from './sim-kernel.js';
 import { SimMesh, type SimNetwork } from './sim-mesh.js';
+import { oldPinOf, SimPin } from './sim-pin.js';
 import { type HostClock, SimProcess } from './sim-process.js';
 import type { World } from './world.js';
 
@@ -30,6 +36,8 @@ const RECORD_BATCH = 1;
 export interface Sabotage {
   readonly port?: (port: MapPort) => MapPort;
   readonly kernel?: (kernel: SimKernel) => void;
+  /** Files are said to be on disk before they are. */
+  readonly answersEarly?: boolean;
   /** Types of log records that a restart does not see. */
   readonly forgets?: readonly number[];
 }
@@ -44,6 +52,8 @@ export interface HostOptions {
   readonly settings: AgentSettings;
   readonly stallChance: number;
   readonly sabotage: Sabotage;
+  /** Null: there is no catalog. */
+  readonly catalogOracle: CatalogOracle | null;
 }
 
 interface Life {
@@ -52,6 +62,7 @@ interface Life {
   readonly startedUs: number;
   agent: ComposedAgent | null;
   mesh: SimMesh | null;
+  isStopping: boolean;
 }
 
 export class SimHost {
@@ -68,7 +79,7 @@ export class SimHost {
   #boots = 1;
   #lives = 0;
   isFirst = false;
-  #mapsById: ReadonlyMap<string, Batched> = new Map();
+  readonly #mapsById = new Map<string, Batched>();
   /** A life was long enough to leave a record of the kernel map on disk. */
   #hasPast = false;
   /** Lost events that agents of earlier lives have answered for. */
@@ -95,7 +106,8 @@ export class SimHost {
         if (process === undefined || this.#life?.agent === null) return;
         // As the capture carries it over: by the clocks as they are now.
         const wallUs = Math.floor(monotonicUs + (process.wallUs() - process.monotonicUs()));
-        oracle.tookIn(this.name, map, key, wallUs);
+        const bound = this.agent?.parts.maps.find(({ name }) => name === map);
+        if (bound !== undefined) oracle.tookIn(this.name, labelOf(bound), key, wallUs);
       },
       nextValue: () => oracle.nextValue(),
       onDeath: () => this.onDeath(),
@@ -107,8 +119,18 @@ export class SimHost {
     }
   }
 
+  /** It has, or had, a name in the mesh. */
+  get hasStarted(): boolean {
+    return this.#identity !== null;
+  }
+
   get isRunning(): boolean {
     return this.#life !== null;
+  }
+
+  /** It was told to stop, and has not ended yet. */
+  get isStopping(): boolean {
+    return this.#life?.isStopping === true;
   }
 
   /** The running agent; null while it starts, and when there is none. */
@@ -120,8 +142,27 @@ export class SimHost {
     return this.#life?.mesh ?? null;
   }
 
+  /** @param map as {@link labelOf} calls it. */
   replica(map: string): Replica | null {
-    return this.agent?.parts.maps.find(({ name }) => name === map)?.core.replica ?? null;
+    return this.agent?.parts.maps.find((each) => labelOf(each) === map)?.core.replica ?? null;
+  }
+
+  /** This life's public key, or the last one's. */
+  get publicKey(): Uint8Array {
+    return this.#identity!;
+  }
+
+  get peerId(): string {
+    return peerIdOfPublicKey(this.publicKey);
+  }
+
+  /** It runs, or its next life knows whom it had heard of. */
+  get remembersMembers(): boolean {
+    return this.isRunning || (this.hasStarted && this.options.dataDir !== null);
+  }
+
+  sign(bytes: Uint8Array): Uint8Array {
+    return signatureOf(this.#identity!, bytes);
   }
 
   /** Starts the agent. Problems are the world's. */
@@ -135,6 +176,7 @@ export class SimHost {
       startedUs: this.#world.nowUs,
       agent: null,
       mesh: null,
+      isStopping: false,
     };
     this.#life = life;
     if (this.options.dataDir === null || this.#identity === null) {
@@ -163,6 +205,7 @@ export class SimHost {
     if (life === null) return;
     this.options.dataDir?.crash(how);
     if (how === 'power') this.#reboot();
+    this.#lostCatalog(life);
     this.#oracle.died(this.name, how === 'power' || this.options.dataDir === null, this.#isHeldElsewhere);
   }
 
@@ -171,11 +214,13 @@ export class SimHost {
     const life = this.#life;
     if (life === null || life.agent === null) return;
     this.#world.note(this.name, 'stops');
+    life.isStopping = true;
     life.process.at(this.#world.nowUs, () => {
       life.cleanup.run().then(
         () => {
           if (this.#life !== life) return;
           this.#end('stop');
+          this.#lostCatalog(life);
           this.#oracle.died(this.name, this.options.dataDir === null, this.#isHeldElsewhere);
         },
         (error: unknown) => this.#world.fail(error),
@@ -202,6 +247,31 @@ export class SimHost {
       origin: replica.originKey(table.origin(entry)),
       value: replica.isTombstone(entry) ? null : valueIn(table.value(entry), 0),
     };
+  }
+
+  /** Changes of the catalog that the next run will find; null if nothing. */
+  get catalogOnDisk(): ReadonlySet<string> | null {
+    const { dataDir } = this.options;
+    if (dataDir === null) return null;
+    const lines = Buffer.from(dataDir.file(CATALOG_FILE) ?? [])
+      .toString('latin1')
+      .split('\n');
+    return hashesOf(lines.filter((line) => line !== '').map((line) => Buffer.from(line, 'base64')));
+  }
+
+  /** Changes of the catalog that the running agent has. */
+  get catalog(): ReadonlySet<string> {
+    return hashesOf(this.agent?.parts.catalog.envelopes ?? []);
+  }
+
+  #lostCatalog({ agent }: Life): void {
+    const { catalogOracle } = this.options;
+    if (catalogOracle === null) return;
+    const had = hashesOf(agent?.parts.catalog.envelopes ?? []);
+    const held = new Set(
+      [this, ...this.isHeldBy].flatMap((host) => [...host.catalog, ...(host.catalogOnDisk ?? [])]),
+    );
+    catalogOracle.died(this.name, had, this.catalogOnDisk, held);
   }
 
   readonly #isHeldElsewhere = (key: string, fact: Fact): boolean =>
@@ -240,11 +310,12 @@ export class SimHost {
   #reboot(): void {
     this.#boots++;
     this.clock.reboot(this.#world.nowUs);
-    for (const map of [...this.kernel.maps.values()]) this.kernel.create(map.spec);
+    this.kernel.reboot();
   }
 
   #settings(): AgentSettings {
-    return { ...this.options.settings, bootstrap: this.isFirst ? [] : ['/sim'] };
+    const pinRoot = this.options.catalogOracle === null ? null : '/sim';
+    return { ...this.options.settings, pinRoot, bootstrap: this.isFirst ? [] : ['/sim'] };
   }
 
   #components(life: Life, identity: Uint8Array): AgentComponents {
@@ -254,16 +325,11 @@ export class SimHost {
     const random = this.#random.fork();
     const ports = new Map(
       this.options.maps.map(({ name }) => {
-        const port = this.kernel.port(name, process);
-        return [name, sabotage.port?.(port) ?? port];
+        return [name, this.#port(this.kernel.maps.get(name)!, process)];
       }),
     );
-    this.#mapsById = new Map(
-      [...ports].map(([map, { info: shape }]) => {
-        const mapId = mapIdOf(this.options.settings.cluster, map, shape, sha256);
-        return [toHex(mapId), { map, mapId, shape }];
-      }),
-    );
+    this.#mapsById.clear();
+    for (const [name, { info }] of ports) this.#know(name, 1, info);
     const capture = this.kernel.openCapture(process);
     return {
       clock: process,
@@ -281,7 +347,10 @@ export class SimHost {
           ? null
           : {
               readFile: (name) => dataDir.readFile(name),
-              writeFile: (name, content) => dataDir.writeFile(process, name, content),
+              writeFile: (name, content) => {
+                const done = dataDir.writeFile(process, name, content);
+                return sabotage.answersEarly ? Promise.resolve() : done;
+              },
               openLog: (options) =>
                 dataDir.open(process, {
                   ...options,
@@ -292,22 +361,63 @@ export class SimHost {
             },
       bootId: () => `${this.name}/${this.#boots}`,
       pins: new Map(),
-      source: null,
+      source: this.options.catalogOracle === null ? null : this.#source(process),
       createMesh: (handlers) => {
         const peerId = peerIdOfPublicKey(identity);
         life.mesh = new SimMesh(this.#network, process, handlers, { peerId, publicKey: identity });
         const told = this.options.dataDir === null ? 'published' : 'published and kept';
-        life.mesh.onPublish = (data) => this.#observe(data, told);
+        life.mesh.onPublish = (topic, data) => topic !== CATALOG_TOPIC && this.#observe(data, told);
         life.mesh.onDescribe = (app) => {
-          for (const { name, ...word } of parseAgentHello(app)?.maps ?? []) oracle.said(identity, name, word);
+          for (const map of parseAgentHello(app)?.maps ?? []) oracle.said(identity, labelOf(map), map);
         };
-        life.mesh.onSend = (frame) => {
-          if (frameType(frame) !== FrameType.BUNDLE) return;
+        life.mesh.onSend = (protocol, frame) => {
+          if (protocol === CATALOG_PROTOCOL || frameType(frame) !== FrameType.BUNDLE) return;
           for (const batch of decodeBundle(frame)) this.#observe(batch, told);
         };
         return life.mesh;
       },
       serve: () => Promise.resolve(() => undefined),
+    };
+  }
+
+  #port(map: SimMap, process: SimProcess): MapPort {
+    const port = this.kernel.port(map, process);
+    return this.options.sabotage.port?.(port) ?? port;
+  }
+
+  /** What batches of the map are to be called. */
+  #know(name: string, generation: number, shape: MapInfo): void {
+    const mapId = mapIdOf(this.options.settings.cluster, name, shape, sha256, generation);
+    this.#mapsById.set(toHex(mapId), { map: labelOf({ name, generation, ...shape }), name, mapId, shape });
+  }
+
+  /** Where the maps of the catalog are: in this kernel, each by its name. */
+  #source(process: SimProcess): MapSource {
+    const { kernel } = this;
+    // What a node finds of a map that it has not had yet becomes its own write.
+    const adopt = ({ spec, entries }: SimMap): void => this.#oracle.adopts(this.name, spec.name, entries);
+    return {
+      host: { cpus: 1, byteOrder: 'little' },
+      open: ({ name, generation, kind, maxEntries }) => {
+        const map = kernel.maps.get(name) ?? kernel.create({ name, kind, maxEntries, isMadeByAgent: true });
+        const port = this.#port(map, process);
+        if (port.info.kind === kind) {
+          this.#know(name, generation, port.info);
+          adopt(map);
+        }
+        const open = (pinned: SimMap): MapPort => {
+          adopt(pinned);
+          return this.#port(pinned, process);
+        };
+        return { port, pin: new SimPin(kernel, name, process, open) };
+      },
+      make: () => null,
+      describe: notSimulated,
+      bind: notSimulated,
+      unpin: (name) => {
+        kernel.maps.delete(name);
+        kernel.maps.delete(oldPinOf(name));
+      },
     };
   }
 
@@ -337,6 +447,21 @@ export class SimHost {
     };
     return log;
   }
+}
+
+/**
+ * How keys of a map are called: by the map's name if all nodes are told of it, else so that the maps that there have been
+ * of a name are told apart.
+ */
+export function labelOf(map: MapName): string {
+  const kind = 'core' in map ? map.core.port.info.kind : map.kind;
+  return map.name.startsWith('c') ? `${map.name}.${map.generation}.${kind}` : map.name;
+}
+
+type MapName = AgentMap | { readonly name: string; readonly generation: number; readonly kind: MapKind };
+
+function notSimulated(): never {
+  throw new Error('maps that are bound by a selector are not simulated');
 }
 
 /** Stands for Ed25519: as hard to get wrong by accident, and cheap. */

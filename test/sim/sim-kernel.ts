@@ -24,6 +24,8 @@ export interface SimMapSpec {
   readonly name: string;
   readonly kind: MapKind;
   readonly maxEntries: number;
+  /** The agent made and pinned it: a reboot takes it away, and programs write to it while it is there. */
+  readonly isMadeByAgent?: boolean;
 }
 
 /** A write by a program of the host. */
@@ -35,6 +37,8 @@ export interface ForeignWrite {
   readonly value: number;
   /** An XDP program in softirq: it may interrupt the agent, and only the best tier sees it. */
   readonly byXdp: boolean;
+  /** By this program, in the map that it was loaded with ({@link SimKernel.reload}); if not said, in the one that is pinned. */
+  readonly program?: number;
 }
 
 export interface PlannedWrite {
@@ -110,7 +114,11 @@ export class SimKernel {
   readonly tier: CaptureTier;
   /** Whether hooks can tell a softirq from the task that it interrupted. */
   readonly knowsContext: boolean;
+  /** By the name at which each is pinned, if need be. */
   readonly maps = new Map<string, SimMap>();
+  /** Which map each program was loaded with, by `NAME/PROGRAM`. */
+  readonly #loaded = new Map<string, SimMap>();
+  readonly #byId = new Map<number, SimMap>();
   observer: KernelObserver | null = null;
   /** Hooks take whatever is written while the agent applies for its echo: what a check of the process id alone would do. */
   checksPidOnly = false;
@@ -142,10 +150,59 @@ export class SimKernel {
   }
 
   /** Makes a map, empty; or another one in the place of one that is there. */
-  create(spec: SimMapSpec): void {
+  create(spec: SimMapSpec): SimMap {
+    const map = this.make(spec);
+    this.maps.set(spec.name, map);
+    return map;
+  }
+
+  /** Makes a map, empty, that is not pinned. */
+  make(spec: SimMapSpec): SimMap {
     const entries = new Map<number, number>();
     if (isArrayKind(spec.kind)) for (let key = 0; key < spec.maxEntries; key++) entries.set(key, 0);
-    this.maps.set(spec.name, { id: this.#nextId++, spec, entries });
+    const map = { id: this.#nextId++, spec, entries };
+    this.#byId.set(map.id, map);
+    return map;
+  }
+
+  map(id: number): SimMap {
+    return this.#byId.get(id)!;
+  }
+
+  /** A program is loaded anew: with the map that is pinned by then, if there is one. */
+  reload(name: string, program: number): void {
+    const pinned = this.maps.get(name);
+    if (pinned === undefined) this.#loaded.delete(`${name}/${program}`);
+    else this.#loaded.set(`${name}/${program}`, pinned);
+  }
+
+  /** The map that a program writes to ({@link ForeignWrite.program}); undefined if there is none. */
+  target(name: string, program?: number): SimMap | undefined {
+    if (program === undefined) return this.maps.get(name);
+    if (!this.#loaded.has(`${name}/${program}`)) this.reload(name, program);
+    return this.#loaded.get(`${name}/${program}`);
+  }
+
+  /** Numbers of the programs that were loaded with the map. */
+  users({ id, spec: { name } }: SimMap): number[] {
+    const all = [...this.#loaded].filter(([, map]) => map.id === id);
+    return all.map(([program]) => Number(program.slice(name.length + 1)));
+  }
+
+  /** No program and no agent, and what agents made and pinned is gone. */
+  reboot(): void {
+    this.#loaded.clear();
+    for (const [pin, { spec }] of [...this.maps]) {
+      if (spec.isMadeByAgent) this.maps.delete(pin);
+      else this.create(spec);
+    }
+  }
+
+  /** The agent has just changed something. @param factor how much likelier its death is now than after an apply */
+  mayDie(factor: number): void {
+    if (!this.#random.chance(this.faults.die * factor)) return;
+    this.#world.count(factor === 1 ? 'killed in an apply' : 'killed in a change of pins');
+    this.observer?.onDeath();
   }
 
   /** Programs will write these. */
@@ -177,8 +234,8 @@ export class SimKernel {
     this.#hooks = [];
   }
 
-  port(name: string, process: SimProcess): MapPort {
-    return new SimMapPort(this, this.maps.get(name)!, process, this.#random, this.#world);
+  port(map: SimMap, process: SimProcess): MapPort {
+    return new SimMapPort(this, map, process, this.#random, this.#world);
   }
 
   openCapture(process: SimProcess): SimCapture {
@@ -187,8 +244,13 @@ export class SimKernel {
   }
 
   /** A program writes now. @param interrupts the agent, in the middle of an apply */
-  perform(write: ForeignWrite, atUs: number, interrupts = false): void {
-    const map = this.maps.get(write.map)!;
+  perform(
+    write: ForeignWrite,
+    atUs: number,
+    interrupts = false,
+    map = this.target(write.map, write.program),
+  ): void {
+    if (map === undefined) return;
     const had = map.entries.has(write.key);
     if (write.op !== 'set' && !had) return;
     if (write.op === 'delete') {
@@ -400,15 +462,14 @@ class SimMapPort implements MapPort {
       if (op !== 0) this.#kernel.hookOwn(this.#map, op, key, value, this.#process.localUs);
     }
     if (this.#random.chance(faults.race)) this.#race(key);
-    if (this.#random.chance(faults.die)) {
-      this.#world.count('killed in an apply');
-      this.#kernel.observer?.onDeath();
-    }
+    this.#kernel.mayDie(1);
     return errno;
   }
 
   /** An XDP program interrupts the agent and writes the very key. */
   #race(key: number): void {
+    const { maps } = this.#kernel;
+    if (maps.get(this.#map.spec.name) !== this.#map && this.#kernel.users(this.#map).length === 0) return;
     this.#pass(1);
     const isSet = isArrayKind(this.#map.spec.kind) || this.#random.chance(0.7);
     const value = this.#kernel.observer?.nextValue() ?? 1;
@@ -420,7 +481,7 @@ class SimMapPort implements MapPort {
       byXdp: true,
     } as const;
     this.#world.count('write raced with an apply');
-    this.#kernel.perform(write, this.#process.localUs, true);
+    this.#kernel.perform(write, this.#process.localUs, true, this.#map);
     this.#pass(1);
   }
 

@@ -62,6 +62,8 @@ interface Message {
 }
 
 export class SimNetwork {
+  /** For each PeerId those whose hellos reached it or were reached by its own, and theirs in turn. */
+  readonly #acquaintances = new Map<string, Set<string>>();
   readonly faults: NetworkFaults = { ...NO_NETWORK_FAULTS };
   readonly world: World;
   readonly random: SeededRandom;
@@ -72,6 +74,8 @@ export class SimNetwork {
   /** `from>to`: bytes per second. */
   readonly #slow = new Map<string, number>();
   baseUs = 200;
+  /** Topics on which some say what they may not. On the others everybody is honest. */
+  readonly mayBeRejected = new Set<string>();
 
   constructor(world: World, random: SeededRandom) {
     this.world = world;
@@ -81,6 +85,29 @@ export class SimNetwork {
       world.after(DIAL_TICK_US, tick);
     };
     world.after(DIAL_TICK_US, tick);
+  }
+
+  acquaint(one: string, other: string): void {
+    const ones = this.#circleOf(one);
+    const others = this.#circleOf(other);
+    if (ones === others) return;
+    for (const peerId of others) {
+      ones.add(peerId);
+      this.#acquaintances.set(peerId, ones);
+    }
+  }
+
+  /** Whether one of the two waits for the other, or for somebody who does. */
+  areAcquainted(one: string, other: string): boolean {
+    return this.#circleOf(one).has(other);
+  }
+
+  #circleOf(peerId: string): Set<string> {
+    const known = this.#acquaintances.get(peerId);
+    if (known !== undefined) return known;
+    const made = new Set([peerId]);
+    this.#acquaintances.set(peerId, made);
+    return made;
   }
 
   cut(from: string, to: string): void {
@@ -209,11 +236,11 @@ export class SimMesh implements Mesh {
   readonly name: string;
   readonly process: SimProcess;
   /** Told of every frame that this node publishes. */
-  onPublish: (data: Uint8Array) => void = () => undefined;
+  onPublish: (topic: string, data: Uint8Array) => void = () => undefined;
   /** Told of everything that this node says of itself. */
   onDescribe: (app: unknown) => void = () => undefined;
   /** Told of every frame that this node sends on a stream. */
-  onSend: (frame: Uint8Array) => void = () => undefined;
+  onSend: (protocol: string, frame: Uint8Array) => void = () => undefined;
   readonly #network: SimNetwork;
   readonly #handlers: MeshHandlers;
   readonly #topics = new Map<string, (data: Uint8Array, from: string) => Verdict>();
@@ -297,6 +324,19 @@ export class SimMesh implements Mesh {
 
   subscribe(topic: string, onMessage: (data: Uint8Array, fromPeerId: string) => Verdict): void {
     this.#topics.set(topic, onMessage);
+    for (const link of this.#isRunning ? this.#links() : []) this.#tellOfTopic(link, topic);
+  }
+
+  /** That this node listens from now on; whoever does so too may have what it missed. */
+  #tellOfTopic(link: Link, topic: string): void {
+    const peer = this.#other(link);
+    this.#network.send(link, this, 50, true, () => {
+      if (peer.#topics.has(topic)) peer.#handlers.onPeerSubscribed(this.peerId, topic);
+    });
+    this.#network.send(link, peer, 50, true, () => {
+      if (peer.#topics.has(topic) && this.#topics.has(topic))
+        this.#handlers.onPeerSubscribed(peer.peerId, topic);
+    });
   }
 
   unsubscribe(topic: string): void {
@@ -305,7 +345,7 @@ export class SimMesh implements Mesh {
 
   async publish(topic: string, data: Uint8Array): Promise<PublishResult> {
     if (this.process.isDead) return { recipients: 0, missed: [] };
-    this.onPublish(data);
+    this.onPublish(topic, data);
     const message: Message = { topic, data: new Uint8Array(data), origin: this };
     this.#seen.add(message);
     return this.#forward(message, null);
@@ -321,8 +361,8 @@ export class SimMesh implements Mesh {
     const link = this.#links().find((candidate) => this.#other(candidate).peerId === peerId);
     if (link === undefined) throw brokenStream('no such peer');
     const peer = this.#other(link);
-    const ours = new SimStream(this.#network, link, this, peer.peerId);
-    const theirs = new SimStream(this.#network, link, peer, this.peerId);
+    const ours = new SimStream(this.#network, link, this, peer.peerId, protocol);
+    const theirs = new SimStream(this.#network, link, peer, this.peerId, protocol);
     ours.peer = theirs;
     theirs.peer = ours;
     this.#network.send(link, this, 100, true, () => {
@@ -330,7 +370,7 @@ export class SimMesh implements Mesh {
       if (service === undefined) return theirs.abort(brokenStream('no such protocol'));
       service(theirs).catch((error: unknown) => {
         if (!(error instanceof MapmeshError)) this.#network.world.fail(error);
-        theirs.abort(brokenStream('the handler failed'));
+        theirs.abort(brokenStream(`the handler failed: ${String(error)}`));
       });
     });
     return ours;
@@ -352,6 +392,7 @@ export class SimMesh implements Mesh {
       // A link to an earlier life of the node: it is given up for the new one, never after it.
       if (before !== peer && before.peerId === peer.peerId && link.known.delete(this)) this.lost(before);
     }
+    this.#network.acquaint(this.peerId, peer.peerId);
     this.#handlers.onHello(peer.peerId, app);
     for (const topic of this.#topics.keys()) {
       if (peer.#topics.has(topic)) this.#handlers.onPeerSubscribed(peer.peerId, topic);
@@ -371,6 +412,7 @@ export class SimMesh implements Mesh {
     const hear = (listener: SimMesh): void => {
       if ((listener.#beats.get(this) ?? 0) >= beat || !listener.#isRunning) return;
       listener.#beats.set(this, beat);
+      this.#network.acquaint(listener.peerId, this.peerId);
       const link = this.#network.linkOf(listener, this);
       if (link?.known.has(listener)) listener.#handlers.onHello(this.peerId, app);
       else listener.#handlers.onDistantHello(this.peerId, app);
@@ -382,7 +424,8 @@ export class SimMesh implements Mesh {
         hear(peer);
         for (const next of peer.#links()) {
           const listener = peer.#other(next);
-          if (listener === this || this.#network.linkOf(this, listener)?.isUp) continue;
+          // Gossip goes round a link on which the two have not greeted each other yet.
+          if (listener === this || this.#network.linkOf(this, listener)?.known.has(listener)) continue;
           this.#network.send(next, peer, 500, false, () => hear(listener));
         }
       });
@@ -422,7 +465,7 @@ export class SimMesh implements Mesh {
     if (this.#seen.has(message) && !isDuplicate) return;
     this.#seen.add(message);
     const verdict = this.#topics.get(message.topic)?.(message.data, from.peerId);
-    if (verdict === 'reject')
+    if (verdict === 'reject' && !this.#network.mayBeRejected.has(message.topic))
       throw new Violation(`${this.name} rejected a message of ${message.origin.name}`);
     if (verdict === 'accept' && !isDuplicate) this.#forward(message, from);
   }
@@ -444,21 +487,24 @@ class SimStream implements FrameStream {
   peer: SimStream | null = null;
   readonly #network: SimNetwork;
   readonly #link: Link;
+  readonly #protocol: string;
   readonly #queue: Uint8Array[] = [];
   #isEnded = false;
   #problem: MapmeshError | null = null;
   #wake: (() => void) | null = null;
 
-  constructor(network: SimNetwork, link: Link, owner: SimMesh, peerId: string) {
+  constructor(network: SimNetwork, link: Link, owner: SimMesh, peerId: string, protocol: string) {
     this.#network = network;
     this.#link = link;
     this.owner = owner;
     this.peerId = peerId;
+    this.#protocol = protocol;
     link.streams.add(this);
     this.frames = { [Symbol.asyncIterator]: () => ({ next: () => this.#next() }) };
   }
 
   async send(frame: Uint8Array): Promise<void> {
+    if (this.owner.process.isDead) throw brokenStream('the process is gone');
     if (this.#problem !== null) throw this.#problem;
     const { peer } = this;
     if (this.#network.random.chance(this.#network.faults.streamBreak)) {
@@ -466,7 +512,7 @@ class SimStream implements FrameStream {
       this.abort(brokenStream('broken by the simulation'));
       throw this.#problem ?? brokenStream('broken');
     }
-    this.owner.onSend(frame);
+    this.owner.onSend(this.#protocol, frame);
     const copy = new Uint8Array(frame);
     this.#network.send(this.#link, this.owner, frame.length, true, () => {
       peer!.#queue.push(copy);

@@ -2,15 +2,18 @@
  * One run: a cluster comes up, programs write and things go wrong, then everything heals, and all nodes must come to agree
  * on what the oracle allows within a bound of simulated time. The seed decides everything.
  */
+import { CATALOG_TOPIC } from '../../src/agent/catalog-sync.js';
 import { resolveSettings } from '../../src/config/settings.js';
 import { isArrayKind, isLruKind } from '../../src/core/map-port.js';
 import { MirrorFlag } from '../../src/core/mirror.js';
+import { CatalogOracle } from './catalog-oracle.js';
 import { SimDataDir } from './model-log.js';
 import { compareFacts, describeFact, type Fact, Oracle } from './oracle.js';
 import { makePlan, type NodePlan, type Plan, type Switch } from './plan.js';
 import { SeededRandom } from './random.js';
+import { type CheckedMap, SimCatalog } from './sim-catalog.js';
 import { type Sabotage, SimHost } from './sim-host.js';
-import { type ForeignWrite, NO_KERNEL_FAULTS, SimKernel, type SimMapSpec } from './sim-kernel.js';
+import { type ForeignWrite, NO_KERNEL_FAULTS, SimKernel } from './sim-kernel.js';
 import { NO_NETWORK_FAULTS, SimNetwork } from './sim-mesh.js';
 import { HostClock } from './sim-process.js';
 import { makeDuels, makeWorkload } from './workload.js';
@@ -19,6 +22,10 @@ import { type TraceLine, Violation, World } from './world.js';
 /** Everything must be in step this long after it healed: longest retry, sweep and reconcile one after the other. */
 const SETTLE_US_MAX = 150e6;
 const CHECK_US = 1e6;
+/** How soon two groups that are to be apart are so again after other cuts have healed. */
+const APART_TICK_US = 10_000;
+/** A clock that is off by more is a wrong one. */
+const WRONG_US = 500_000;
 const LAST_WRITES = 12;
 
 export interface SimOptions {
@@ -42,11 +49,11 @@ export interface SimResult {
 
 export async function simulate(seed: number, options: SimOptions = {}): Promise<SimResult> {
   const random = new SeededRandom(seed);
-  const plan = makePlan(random.fork(), options.forced);
+  const plan = makePlan(random.fork(), seed, options.forced);
   const world = new World(random.fork(), options.keepsTrace ?? false);
   let violation: Error | null = null;
   try {
-    await new Simulation(world, plan, options.sabotage ?? {}).run();
+    await new Simulation(world, plan, seed, options.sabotage ?? {}).run();
   } catch (error) {
     violation = error as Error;
   }
@@ -70,16 +77,57 @@ class Simulation {
   readonly #oracle: Oracle;
   readonly #network: SimNetwork;
   readonly #hosts: readonly SimHost[];
+  /** Null: there is no catalog. */
+  readonly #catalog: SimCatalog | null;
+  readonly #apartRandom: SeededRandom;
   #isOver = false;
 
-  constructor(world: World, plan: Plan, sabotage: Sabotage) {
+  constructor(world: World, plan: Plan, seed: number, sabotage: Sabotage) {
     this.#world = world;
     this.#plan = plan;
+    this.#apartRandom = SeededRandom.labelled(seed, 'two groups');
     this.#oracle = new Oracle(world);
     this.#network = new SimNetwork(world, world.random.fork());
-    this.#hosts = plan.nodes.map((node) => this.#makeHost(node, sabotage));
+    const catalogOracle = plan.catalog === null ? null : new CatalogOracle(world);
+    this.#hosts = plan.nodes.map((node) => this.#makeHost(node, catalogOracle, sabotage));
     for (const host of this.#hosts) host.isHeldBy = this.#hosts.filter((other) => other !== host);
     this.#hosts[0]!.isFirst = true;
+    const random = SeededRandom.labelled(seed, 'catalog');
+    const kill = (host: SimHost): void => this.#down(host, (it) => it.kill('kill'));
+    this.#catalog =
+      catalogOracle === null
+        ? null
+        : new SimCatalog(world, plan, { hosts: this.#hosts, oracle: catalogOracle, random, kill });
+    if (plan.on.has('editors')) this.#network.mayBeRejected.add(CATALOG_TOPIC);
+    this.#oracle.mayWriteInVain = (node, map, timeUs) =>
+      this.#isUnheard(node, map) || this.#isTooFarBehind(node, map, timeUs);
+    this.#oracle.isApart = (node) => this.#isApart(node);
+  }
+
+  /** Nobody waits for a node before it is known that there is one. Once it is of a mesh, others that are not know that. */
+  #isUnheard(node: string, map: string): boolean {
+    const replica = this.#hosts.find(({ name }) => name === node)!.replica(map);
+    return (replica === null || replica.foundings.length === 0) && this.#isApart(node);
+  }
+
+  /** There are nodes that have never heard of it, directly or by others. */
+  #isApart(node: string): boolean {
+    const own = this.#hosts.find(({ name }) => name === node)!.peerId;
+    return this.#hosts.some(
+      (host) => host.remembersMembers && !this.#network.areAcquainted(own, host.peerId),
+    );
+  }
+
+  /**
+   * A node takes the middle one of all clocks for right, so that one that is behind alone is known to be: it stamps above the
+   * horizons that it has heard of. There may be a later one that has not reached it yet.
+   */
+  #isTooFarBehind(node: string, map: string, timeUs: number): boolean {
+    const skewsUs = this.#hosts.map(({ clock }) => clock.skewUs(this.#world.nowUs));
+    const ownUs = skewsUs[this.#hosts.findIndex(({ name }) => name === node)]!;
+    if (ownUs >= -WRONG_US) return false;
+    if (skewsUs.filter((skewUs) => Math.abs(skewUs) > WRONG_US).length > 1) return true;
+    return this.#hosts.some((host) => (host.replica(map)?.horizonUs ?? 0) >= timeUs);
   }
 
   async run(): Promise<void> {
@@ -89,6 +137,7 @@ class Simulation {
     for (const { node, planned } of makeDuels(this.#plan, this.#world.random, this.#oracle)) {
       this.#hosts[node]!.kernel.plan([planned]);
     }
+    this.#catalog?.planWrites(this.#oracle);
     this.#plan.nodes.forEach(({ joinsUs }, i) => {
       this.#world.at(joinsUs, () => this.#hosts[i]!.start());
     });
@@ -99,11 +148,22 @@ class Simulation {
     await this.#settle(() => null);
     this.#checkAgainstOracle();
     await this.#lastWritesWin();
+    await this.#catalog?.resizeInCalm(
+      this.#oracle,
+      (unmet) => this.#settle(unmet),
+      (label, key) => this.#hosts[0]!.registers(label).get(key)?.value ?? null,
+    );
+    await this.#catalog?.expireInCalm(
+      this.#oracle,
+      (unmet) => this.#settle(unmet),
+      (label, key) => this.#hosts.map((host) => host.registers(label).get(key)?.value ?? null),
+    );
     this.#checkAgainstOracle();
     this.#checkLosses();
+    this.#catalog?.checkEnd();
   }
 
-  #makeHost(node: NodePlan, sabotage: Sabotage): SimHost {
+  #makeHost(node: NodePlan, catalogOracle: CatalogOracle | null, sabotage: Sabotage): SimHost {
     const { name, tier, knowsContext, hasDataDir, skewUs } = node;
     const { on, maps, sweepIntervalMs, reconcileIntervalMs, tombstoneMsMin } = this.#plan;
     const random = this.#world.random.fork();
@@ -127,6 +187,7 @@ class Simulation {
       },
       stallChance: on.has('stalls') ? 0.02 : 0,
       sabotage,
+      catalogOracle,
     });
   }
 
@@ -168,6 +229,7 @@ class Simulation {
     const { on } = this.#plan;
     const { random } = this.#world;
     const host = (): SimHost => random.pick(this.#hosts);
+    if (on.has('apart')) this.#beginApart();
     if (on.has('cuts')) {
       this.#often(6e6, () => this.#cutApart(random.between(100_000, 12e6)));
     }
@@ -190,17 +252,37 @@ class Simulation {
     if (on.has('drift')) {
       for (const each of this.#hosts) each.clock.set(0, each.clock.skewUs(0), random.between(-3000, 3000));
     }
+    this.#catalog?.start(() => this.#isOver);
     if (on.has('logRewrites')) this.#often(4e6, () => host().agent?.parts.journal?.rewrite());
   }
 
   /** Two groups that do not hear of each other. */
   #cutApart(us: number): void {
     const { random } = this.#world;
-    const left = new Set(this.#hosts.filter(() => random.chance(0.5)));
+    this.#cutOff(new Set(this.#hosts.filter(() => random.chance(0.5))));
+    this.#world.after(us, () => this.#network.heal());
+  }
+
+  #cutOff(left: ReadonlySet<SimHost>): void {
     for (const a of this.#hosts) {
       for (const b of this.#hosts) if (left.has(a) !== left.has(b)) this.#network.cut(a.name, b.name);
     }
-    this.#world.after(us, () => this.#network.heal());
+  }
+
+  /** Two groups that have never heard of each other, for a good part of the run, whatever other cuts heal. */
+  #beginApart(): void {
+    const random = this.#apartRandom;
+    const left = new Set(this.#hosts.filter(() => random.chance(0.5)));
+    const untilUs = random.between(0.3 * this.#plan.chaosUs, this.#plan.chaosUs);
+    const cut = (): void => {
+      if (this.#isOver) return;
+      if (this.#world.nowUs > untilUs) this.#network.heal();
+      else {
+        this.#cutOff(left);
+        this.#world.after(APART_TICK_US, cut);
+      }
+    };
+    cut();
   }
 
   /** Ends an agent, which comes back later. */
@@ -222,7 +304,9 @@ class Simulation {
     const stepUs = random.pick([-20e6, -1e6, -50_000, 100_000, 700_000, 3e6, 15e6]);
     this.#world.note(host.name, `clock steps ${stepUs}`);
     host.clock.set(this.#world.nowUs, skewUs + stepUs);
-    this.#world.after(random.between(100_000, 6e6), () => host.clock.set(this.#world.nowUs, skewUs));
+    this.#world.after(random.between(100_000, 6e6), () => {
+      if (!this.#isOver) host.clock.set(this.#world.nowUs, skewUs);
+    });
   }
 
   #heal(): void {
@@ -252,6 +336,7 @@ class Simulation {
           }
         }
       }
+      this.#catalog?.check();
       this.#watch();
     });
   }
@@ -274,12 +359,16 @@ class Simulation {
   #unsettled(): string | null {
     for (const host of this.#hosts) {
       if (host.agent === null) return `${host.name} has not started`;
+      // What is written to its map by then, only a node that has a disk can know afterwards.
+      if (host.isStopping && host.options.dataDir === null) return `${host.name} has not stopped`;
       if (!host.agent.parts.membership.ready) return `${host.name} is not ready`;
     }
-    for (const map of this.#plan.maps) {
+    const problem = this.#catalog?.unsettled() ?? null;
+    if (problem !== null) return problem;
+    for (const map of this.#maps()) {
       const [first, ...others] = this.#hosts as [SimHost, ...SimHost[]];
       for (const other of others) {
-        if (other.replica(map.name)!.digest.hex() === first.replica(map.name)!.digest.hex()) continue;
+        if (other.replica(map.label)!.digest.hex() === first.replica(map.label)!.digest.hex()) continue;
         return this.#differences(map, first, other);
       }
       for (const host of this.#hosts) {
@@ -290,48 +379,54 @@ class Simulation {
     return null;
   }
 
-  #differences(map: SimMapSpec, a: SimHost, b: SimHost): string {
-    const ours = a.registers(map.name);
-    const theirs = b.registers(map.name);
+  /** Those that every node has now. */
+  #maps(): CheckedMap[] {
+    return [...this.#plan.maps.map((map) => ({ ...map, label: map.name })), ...(this.#catalog?.maps() ?? [])];
+  }
+
+  #differences({ label }: CheckedMap, a: SimHost, b: SimHost): string {
+    const ours = a.registers(label);
+    const theirs = b.registers(label);
     for (const key of new Set([...ours.keys(), ...theirs.keys()])) {
       const mine = ours.get(key);
       const other = theirs.get(key);
       if (mine !== undefined && other !== undefined && compareFacts(mine, other) === 0) continue;
       const text = (fact: Fact | undefined): string => (fact === undefined ? 'nothing' : describeFact(fact));
-      return `${map.name}/${key} is ${text(mine)} on ${a.name} and ${text(other)} on ${b.name}`;
+      return `${label}/${key} is ${text(mine)} on ${a.name} and ${text(other)} on ${b.name}`;
     }
-    return `${map.name}: digests differ although all registers of ${a.name} and ${b.name} are the same`;
+    return `${label}: digests differ although all registers of ${a.name} and ${b.name} are the same`;
   }
 
   /** Where the kernel map is not what the replica says. */
-  #kernelProblem(host: SimHost, map: SimMapSpec): string | null {
-    const { entries } = host.kernel.maps.get(map.name)!;
-    const replica = host.replica(map.name)!;
-    const registers = host.registers(map.name);
+  #kernelProblem(host: SimHost, { name, label, kind }: CheckedMap): string | null {
+    const { entries, spec } = host.kernel.maps.get(name)!;
+    const replica = host.replica(label)!;
+    const registers = host.registers(label);
     for (const [key, { value }] of registers) {
       const present = entries.get(key);
-      if (present === (value ?? (isArrayKind(map.kind) ? 0 : undefined))) continue;
+      if (present === (value ?? (isArrayKind(kind) ? 0 : undefined))) continue;
       const entry = replica.table.find(Uint8Array.of(key, key >>> 8, key >>> 16, 0), 0);
       const flags = replica.mirrors[0]!.flags(entry);
-      if (present === undefined && isLruKind(map.kind) && (flags & MirrorFlag.EVICTED) !== 0) continue;
-      if (present === undefined && (flags & MirrorFlag.PENDING) !== 0 && entries.size >= map.maxEntries)
+      if (present === undefined && isLruKind(kind) && (flags & MirrorFlag.EVICTED) !== 0) continue;
+      if (present === undefined && (flags & MirrorFlag.PENDING) !== 0 && entries.size >= spec.maxEntries)
         continue;
-      return `${map.name}/${key} is ${present ?? 'absent'} in the kernel of ${host.name}, its replica says ${value ?? 'deleted'}`;
+      return `${label}/${key} is ${present ?? 'absent'} in the kernel of ${host.name}, its replica says ${value ?? 'deleted'}`;
     }
     for (const [key, value] of entries) {
-      if (registers.has(key) || (isArrayKind(map.kind) && value === 0)) continue;
-      return `${map.name}/${key} is ${value} in the kernel of ${host.name}, its replica does not know it`;
+      if (registers.has(key) || (isArrayKind(kind) && value === 0)) continue;
+      return `${label}/${key} is ${value} in the kernel of ${host.name}, its replica does not know it`;
     }
     return null;
   }
 
   #checkAgainstOracle(): void {
     const mayForget = this.#plan.on.has('fewTombstones') || this.#plan.on.has('forgetful');
-    for (const { name } of this.#plan.maps) {
-      const registers = this.#hosts[0]!.registers(name);
-      const horizonUs = Math.max(...this.#hosts.map((host) => host.replica(name)!.horizonUs));
+    for (const { name, label } of this.#maps()) {
+      if (this.#catalog?.isShaky(name)) continue;
+      const registers = this.#hosts[0]!.registers(label);
+      const horizonUs = Math.max(...this.#hosts.map((host) => host.replica(label)!.horizonUs));
       for (const key of new Set([...registers.keys(), ...(this.#oracle.written.get(name) ?? [])])) {
-        this.#oracle.checkEnd(`${name}/${key}`, registers.get(key) ?? null, horizonUs, mayForget);
+        this.#oracle.checkEnd(label, key, registers.get(key) ?? null, horizonUs, mayForget);
       }
     }
     if (this.#world.violation !== null) throw this.#world.violation;
@@ -340,17 +435,22 @@ class Simulation {
   /** In good weather what was written last is what is everywhere. */
   async #lastWritesWin(): Promise<void> {
     const { random } = this.#world;
-    const expected = new Map<string, { readonly map: SimMapSpec; readonly write: ForeignWrite }>();
+    const { hotKeys, coldKeys, catalog } = this.#plan;
+    const maps = this.#maps();
+    const expected = new Map<string, { readonly map: CheckedMap; readonly write: ForeignWrite }>();
     for (let i = 0; i < LAST_WRITES; i++) {
-      const map = random.pick(this.#plan.maps);
-      const key = random.between(0, this.#plan.hotKeys + this.#plan.coldKeys);
+      const map = random.pick(maps);
+      const keys = map.name === map.label ? hotKeys + coldKeys : (catalog?.keys ?? 0);
+      const key = random.between(0, keys);
       if (expected.has(`${map.name}/${key}`)) continue;
       const host = random.pick(this.#hosts);
-      const { entries } = host.kernel.maps.get(map.name)!;
+      const { entries, spec } = host.kernel.maps.get(map.name)!;
       const isThere = entries.has(key);
-      // With room for all of these writes, and no eviction mistaken for a delete that only the sweep could have seen.
-      if (!isThere && !isArrayKind(map.kind) && entries.size + LAST_WRITES > map.maxEntries) continue;
-      const maySeeDeletes = !isLruKind(map.kind) || host.kernel.tier === 'fentry';
+      // With room for all of these writes, and no eviction mistaken for a delete that only the sweep could have seen, or before it.
+      const hasRoom = isArrayKind(map.kind) || entries.size + LAST_WRITES <= spec.maxEntries;
+      // Of a full LRU map any entry may be evicted, also before a sweep has seen what was written to it.
+      if (!hasRoom && (!isThere || isLruKind(map.kind))) continue;
+      const maySeeDeletes = !isLruKind(map.kind) || (host.kernel.tier === 'fentry' && !host.isStopping);
       const isDelete = !isArrayKind(map.kind) && isThere && maySeeDeletes && random.chance(0.4);
       const op = isDelete ? 'delete' : 'set';
       const write: ForeignWrite = {
@@ -367,9 +467,9 @@ class Simulation {
     await this.#settle(() => {
       for (const { map, write } of expected.values()) {
         const wanted = write.op === 'delete' ? null : write.value;
-        const found = this.#hosts[0]!.registers(map.name).get(write.key)?.value ?? null;
+        const found = this.#hosts[0]!.registers(map.label).get(write.key)?.value ?? null;
         if (found !== wanted) {
-          return `${map.name}/${write.key} is ${found ?? 'deleted'}, although ${wanted ?? 'a delete'} was written last`;
+          return `${map.label}/${write.key} is ${found ?? 'deleted'}, although ${wanted ?? 'a delete'} was written last`;
         }
       }
       return null;

@@ -14,6 +14,7 @@ const SEEDS_FILE = fileURLToPath(new URL('../../../test/sim/seeds.json', import.
 interface ForcedSeed {
   readonly seed: number;
   readonly on: readonly Switch[];
+  readonly off?: readonly Switch[];
 }
 
 /** Rare things that all seeds together must have met: what is never met is not tested. */
@@ -30,10 +31,12 @@ const RARE = [
   'log replayed',
   'log rewritten',
   'log: a member was away for too long and is forgotten',
+  'log: all members have told what a loss of power may have taken',
   'log: no peer is ready; this node goes first',
   'log: records lost by power',
   'log: registers dropped: the mesh deleted these keys, and forgot that, while this node was away',
   'log: tombstones dropped',
+  'log: two meshes that began apart have met: what either has is kept, and what one of them deleted before may come back',
   "log: this host's clock was ahead and has been set back: its writes of that time are stamped anew",
   'message lost',
   'process stalled',
@@ -57,8 +60,13 @@ describe('simulation', () => {
     const seeds = JSON.parse(readFileSync(SEEDS_FILE, 'utf8')) as (number | ForcedSeed)[];
     const reached = new Set<string>();
     for (const each of seeds) {
-      const { seed, on } = typeof each === 'number' ? { seed: each, on: [] } : each;
-      const forced = Object.fromEntries(on.map((name) => [name, true]));
+      const { seed, on, off = [] } = typeof each === 'number' ? { seed: each, on: [] } : each;
+      const forced = Object.fromEntries([
+        ['catalog', false],
+        ['apart', false],
+        ...on.map((name) => [name, true]),
+        ...off.map((name) => [name, false]),
+      ]);
       const result = await simulate(seed, { forced });
       if (result.violation !== null) {
         assert.fail(describeFailure(await simulate(seed, { forced, keepsTrace: true })));

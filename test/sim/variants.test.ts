@@ -6,10 +6,10 @@ import { VARIANTS, type Variant } from './variants.js';
 
 /** @returns the first seed that notices, and that the whole code passes, or 0 */
 async function firstToNotice({ options, seedsMax, install }: Variant): Promise<number> {
-  const { forced = {} } = options;
+  const forced = { catalog: false, apart: false, ...options.forced };
   for (let seed = 1; seed <= seedsMax; seed++) {
     const mend = install();
-    const broken = await simulate(seed, options).finally(mend);
+    const broken = await simulate(seed, { ...options, forced }).finally(mend);
     if (broken.violation !== null && (await simulate(seed, { forced })).violation === null) return seed;
   }
   return 0;

@@ -3,12 +3,20 @@
  * the kind either. What is broken is put in from outside; nothing of it is in the code that ships.
  */
 import { Journal } from '../../src/agent/journal.js';
+import { Catalog } from '../../src/catalog/catalog.js';
+import type { CatalogContent } from '../../src/catalog/document.js';
+import { shapeHash } from '../../src/catalog/map-spec.js';
 import { Digest } from '../../src/core/digest.js';
+import { Expiry } from '../../src/core/expiry.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { isLruKind, type MapPort } from '../../src/core/map-port.js';
 import { Origins } from '../../src/core/origins.js';
+import { Replica } from '../../src/core/replica.js';
+import { ReplicatedMap } from '../../src/core/replicated-map.js';
 import { Stability } from '../../src/core/stability.js';
 import { patch } from '../support/patch.js';
+import type { SimKernel } from './sim-kernel.js';
+import { SimPin } from './sim-pin.js';
 import type { SimOptions } from './simulate.js';
 
 export interface Variant {
@@ -38,7 +46,106 @@ function asPlainHash(port: MapPort): MapPort {
   };
 }
 
+/** Programs make one write of this many that were planned. */
+const WRITES_SHARE = 16;
+
+function thinOut(kernel: SimKernel): void {
+  const { plan } = kernel;
+  kernel.plan = (writes) =>
+    plan.call(
+      kernel,
+      writes.filter((_, i) => i % WRITES_SHARE === 0),
+    );
+}
+
+/** Of the maps that were added by one name, a node goes on with the one that it heard of first. */
+function firstToArrive(): () => void {
+  const original = Object.getOwnPropertyDescriptor(Catalog.prototype, 'content')!;
+  const firsts = new WeakMap<object, Map<string, string>>();
+  const content = function (this: Catalog): CatalogContent {
+    const found = original.get!.call(this) as CatalogContent;
+    const first = firsts.get(this) ?? new Map<string, string>();
+    firsts.set(this, first);
+    const maps = [...found.maps].map(([name, map]) => {
+      const of = `${name}/${map.generation}`;
+      const shape = first.get(of) ?? shapeHash(map);
+      first.set(of, shape);
+      return [name, { ...map, ...map.rivals.find((rival) => shapeHash(rival) === shape) }] as const;
+    });
+    return { ...found, maps: new Map(maps) };
+  };
+  Object.defineProperty(Catalog.prototype, 'content', { ...original, get: content });
+  return () => Object.defineProperty(Catalog.prototype, 'content', original);
+}
+
+/** A catalog, and nothing else that goes wrong of itself. */
+const CATALOG = {
+  catalog: true,
+  removals: false,
+  rivals: false,
+  editors: false,
+  resizes: false,
+  timeToLive: false,
+};
+
 export const VARIANTS: readonly Variant[] = [
+  {
+    name: 'nobody looks at who signed a change of the catalog that is received',
+    seedsMax: 10,
+    options: { forced: { ...CATALOG, editors: true } },
+    install: () => patch(Catalog.prototype, 'admits', () => true),
+  },
+  {
+    name: 'of two maps of one name the one counts that was heard of first',
+    seedsMax: 10,
+    // Who restarts hears of all at once.
+    options: {
+      forced: { ...CATALOG, rivals: true, cuts: true, kills: false, powerLosses: false, stops: false },
+    },
+    install: firstToArrive,
+  },
+  {
+    name: 'an edit of the catalog is acknowledged before it is on disk',
+    seedsMax: 10,
+    options: { forced: { ...CATALOG, kills: true, memoryOnly: false }, sabotage: { answersEarly: true } },
+    install: () => NOTHING,
+  },
+  {
+    name: 'a map that was resized is let go while programs use it',
+    seedsMax: 10,
+    options: { forced: { ...CATALOG, resizes: true } },
+    install: () =>
+      patch(SimPin.prototype, 'users', async () => ({ programs: [], processes: [], unknown: [] })),
+  },
+  {
+    name: 'what is written to the old map of a resize does not get into the new one',
+    seedsMax: 10,
+    options: { forced: { ...CATALOG, resizes: true } },
+    install: () => {
+      const { addLink } = ReplicatedMap.prototype;
+      return patch(ReplicatedMap.prototype, 'addLink', function (this: ReplicatedMap, port) {
+        const link = addLink.call(this, port);
+        return Object.assign(link, { applier: Object.assign(link.applier, { hasWork: () => false }) });
+      });
+    },
+  },
+  {
+    name: 'nothing expires',
+    seedsMax: 10,
+    options: { forced: { ...CATALOG, timeToLive: true } },
+    install: () => patch(Expiry.prototype, 'step', () => ({ expired: 0, isDone: true })),
+  },
+  {
+    name: 'what is written again expires too',
+    seedsMax: 10,
+    options: { forced: { ...CATALOG, timeToLive: true } },
+    install: () => {
+      const { step } = Expiry.prototype;
+      return patch(Expiry.prototype, 'step', function (this: Expiry, nowUs, ttlUs) {
+        return step.call(this, nowUs + ttlUs, ttlUs);
+      });
+    },
+  },
   {
     name: 'ties are broken by arrival',
     seedsMax: 10,
@@ -50,6 +157,12 @@ export const VARIANTS: readonly Variant[] = [
     seedsMax: 20,
     options: { forced: { cuts: true, fewTombstones: false, forgetful: false } },
     install: () => patch(Stability.prototype, 'stableUs', () => Number.MAX_SAFE_INTEGER),
+  },
+  {
+    name: 'what one mesh lacks counts as deleted when it meets another',
+    seedsMax: 60,
+    options: { forced: { apart: true, memoryOnly: false, fewTombstones: false, forgetful: false } },
+    install: () => patch(Replica.prototype, 'forgetHorizon', NOTHING),
   },
   {
     name: 'whatever is written while the agent applies is taken for its echo',
@@ -76,7 +189,14 @@ export const VARIANTS: readonly Variant[] = [
   {
     name: 'what was promised to others is not kept',
     seedsMax: 150,
-    options: { forced: { kills: true, clockSteps: true, memoryOnly: false } },
+    // A node that writes little: else the stamps in its log keep it from going back.
+    options: {
+      forced: {
+        ...{ kills: true, powerLosses: true, longLeaves: true, clockSteps: true },
+        ...{ memoryOnly: false, bursts: false, duels: false, races: false, catalog: false },
+      },
+      sabotage: { kernel: thinOut },
+    },
     install: () => patch(HybridClock.prototype, 'promise', NOTHING),
   },
   {

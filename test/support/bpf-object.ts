@@ -11,8 +11,9 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
  * Loads the XDP program of a source file, and pins it and its maps.
  * @param source from the root of the repository
  * @param directory in bpffs; the program is pinned there as `prog`, the maps by their names
+ * @param reused pins of maps that the program is to use in place of its own, by their names
  */
-export function loadXdp(source: string, directory: string): void {
+export function loadXdp(source: string, directory: string, reused: Record<string, string> = {}): void {
   const scratch = mkdtempSync(join(tmpdir(), 'mapmesh-bpf-'));
   try {
     const object = join(scratch, `${basename(source, '.c')}.o`);
@@ -28,6 +29,7 @@ export function loadXdp(source: string, directory: string): void {
       join(directory, 'prog'),
       'type',
       'xdp',
+      ...Object.entries(reused).flatMap(([name, path]) => ['map', 'name', name, 'pinned', path]),
       'pinmaps',
       directory,
     ]);

@@ -65,7 +65,9 @@ export function createPinnedMap(path: string, spec: TestMapSpec): void {
   const flags = (spec.flags ?? 0) | (spec.kind === 'lpm_trie' ? BPF_F_NO_PREALLOC : 0);
   const fd = native.mapCreate(
     kernelTypeOf(spec.kind),
-    basename(path).replaceAll('-', '_').slice(0, 15),
+    basename(path)
+      .replaceAll(/[^a-z0-9_.]/gi, '_')
+      .slice(0, 15),
     spec.keyBytes,
     spec.valueBytes,
     spec.maxEntries,
@@ -83,6 +85,15 @@ export function pinnedMapId(path: string): number {
   map.close();
   if (kernelId === null) throw new Error(`${path} is no kernel map`);
   return kernelId;
+}
+
+/** Writes an entry of a pinned map as another process would. @param key hex, as the value is */
+export function putInPin(path: string, key: string, value: string): void {
+  const map = openMap(path);
+  const errnos = new Int32Array(1);
+  map.update(Buffer.from(key, 'hex'), Buffer.from(value, 'hex'), 1, errnos);
+  map.close();
+  if (errnos[0] !== 0) throw new Error(`cannot write to ${path}: errno ${errnos[0]}`);
 }
 
 /** The entries of a pinned map, as hex. */

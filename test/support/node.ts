@@ -40,7 +40,8 @@ export interface TestKeys {
   verify(publicKey: Uint8Array, bytes: Uint8Array, signature: Uint8Array): boolean;
 }
 
-function freshKeys(): TestKeys {
+/** A node's that nobody knows yet. */
+export function freshKeys(): TestKeys {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519');
   return {
     publicKey: new Uint8Array(publicKey.export({ type: 'spki', format: 'der' }).subarray(SPKI_PREFIX.length)),

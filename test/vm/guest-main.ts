@@ -9,7 +9,7 @@ import { runFile } from '../harness/run-file.js';
 import type { GuestReport } from './guest-report.js';
 
 /** A file that hangs must leave time for those after it. */
-const FILE_TIMEOUT_MS = 120_000;
+const FILE_TIMEOUT_MS = 240_000;
 
 type WithoutLine<T> = T extends unknown ? Omit<T, 'line'> : never;
 

@@ -11,7 +11,7 @@ import type { GuestReport } from './guest-report.js';
 import { bootVm } from './vm.js';
 
 /** Ten times what a quiet machine needs to boot, twice what it needs for all tests. */
-const VM_TIMEOUT_MS = 300_000;
+const VM_TIMEOUT_MS = 600_000;
 
 const only = process.env['MAPMESH_VM_ONLY'];
 const showsConsole = process.env['MAPMESH_VM_CONSOLE'] !== undefined;

@@ -37,7 +37,7 @@ function addAgent(program: Command): void {
     .option('--secret-file <FILE>', 'pre-shared key (mapmesh secret)')
     .option('--allow <PEERID...>', 'if given, only these peers')
     .option('--data-dir <DIR>', 'identity and state; none: keep nothing on disk')
-    .option('--api <HOST:PORT>', `HTTP API (default: ${DEFAULTS.api})`)
+    .option('--api <ADDRESS>', `HTTP API: HOST:PORT or unix:PATH (default: ${DEFAULTS.api})`)
     .option('--capture <TIER>', `auto, fentry, syscall or sweep (default: ${DEFAULTS.capture})`)
     .option('--sweep-interval-ms <N>', `time between sweeps (default: ${DEFAULTS.sweepIntervalMs})`)
     .option(
@@ -107,13 +107,15 @@ async function readSettings(
   config: string | undefined,
   flags: Record<string, unknown>,
 ): Promise<AgentSettings> {
-  const [{ flagSettings, resolveSettings }, checks, file] = await Promise.all([
+  const [{ checkPurpose, flagSettings, resolveSettings }, checks, file] = await Promise.all([
     import('../../config/settings.js'),
     import('../settings-checks.js').then(({ settingsChecks }) => settingsChecks()),
     config === undefined ? undefined : readConfig(config),
   ]);
   const sources: SettingsSource[] = file === undefined ? [] : [file];
-  return resolveSettings([...sources, flagSettings(flags, process.cwd())], checks);
+  const settings = resolveSettings([...sources, flagSettings(flags, process.cwd())], checks);
+  checkPurpose(settings);
+  return settings;
 }
 
 async function readConfig(path: string): Promise<SettingsSource> {
@@ -130,6 +132,10 @@ function kebabCase(flags: Record<string, unknown>): Record<string, unknown> {
 async function check(path: string, flags: { json?: boolean }): Promise<void> {
   const settings = await readSettings(path, {});
   if (settings.secretFile !== null) await checkSecretFile(settings.secretFile);
+  if (settings.pinRoot !== null) {
+    const { checkPinRoot } = await import('../../kernel/bpffs.js');
+    checkPinRoot(settings.pinRoot);
+  }
   await (flags.json ? printJson(settings) : printLine(`${path}: no problems`));
 }
 

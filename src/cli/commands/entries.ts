@@ -6,8 +6,8 @@ import { MapmeshError } from '../../core/errors.js';
 import { formatTyped } from '../../core/typed-value.js';
 import { type ClientFlags, clientOf, withClientFlags } from '../common.js';
 import { formatValue } from '../format.js';
-import { note, print, printJson, printLine } from '../output.js';
-import { bytesArgument, type Fields, fieldsOf, formatFields, isTyped } from '../typed.js';
+import { print, printJson, printLine } from '../output.js';
+import { bytesArgument, type Fields, fieldsOf, formatFields } from '../typed.js';
 
 const KEY_HELP =
   'hex (0a000001, 0x0a000001, 0a:00:00:01), or its fields if the map has types ("{saddr: 10.0.0.1}", =42)';
@@ -41,9 +41,9 @@ export function addEntryCommands(program: Command): void {
 
 async function get(name: string, keyText: string, flags: ClientFlags): Promise<void> {
   const client = clientOf(flags);
-  const key = await bytesArgument(client, name, 'key', keyText);
+  const { hex: key, isTyped } = await bytesArgument(client, name, 'key', keyText);
   const register = await client.get(name, key);
-  const wantsFields = flags.json || isTyped(keyText);
+  const wantsFields = flags.json || isTyped;
   const fields =
     register !== undefined && wantsFields ? fieldsOf(await client.layout(name), register) : undefined;
   if (register !== undefined && flags.json) await printJson({ ...register, fields });
@@ -55,7 +55,7 @@ async function get(name: string, keyText: string, flags: ClientFlags): Promise<v
 function noEntry(name: string, key: string, register: RegisterJson | undefined): MapmeshError {
   const what =
     register === undefined ? 'there is none' : `deleted at ${register.stamp} by ${register.origin}`;
-  return new MapmeshError('ERR_API', `Cannot get entry "${key}" of map "${name}": ${what}`, {
+  return new MapmeshError('ERR_NO_SUCH_KEY', `Cannot get entry "${key}" of map "${name}": ${what}`, {
     hint: `"mapmesh dump ${name}" lists the entries.`,
   });
 }
@@ -78,7 +78,7 @@ async function dump(
     }
     return;
   }
-  const register = await client.get(name, await bytesArgument(client, name, 'key', keyText));
+  const register = await client.get(name, (await bytesArgument(client, name, 'key', keyText)).hex);
   const isShown = register !== undefined && (register.value !== null || flags.tombstones === true);
   if (isShown) await printLine(show(JSON.stringify(register)));
 }
@@ -89,25 +89,24 @@ function dumpLine({ key, value }: RegisterJson, fields: Fields | undefined): str
 
 async function put(name: string, keyText: string, valueText: string, flags: ClientFlags): Promise<void> {
   const client = clientOf(flags);
-  const key = await bytesArgument(client, name, 'key', keyText);
-  const value = await bytesArgument(client, name, 'value', valueText);
+  const { hex: key } = await bytesArgument(client, name, 'key', keyText);
+  const { hex: value } = await bytesArgument(client, name, 'value', valueText);
   const report = await client.put(name, key, value);
   await reportWrite(`${name} ${key} = ${formatValue(value)}`, report, flags);
 }
 
 async function del(name: string, keyText: string, flags: ClientFlags): Promise<void> {
   const client = clientOf(flags);
-  const key = await bytesArgument(client, name, 'key', keyText);
+  const { hex: key } = await bytesArgument(client, name, 'key', keyText);
   await reportWrite(`${name} ${key} deleted`, await client.del(name, key), flags);
 }
 
 /** A write that the kernel map here refused fails the command, though it is spread: this host does not act on it. */
-async function reportWrite(what: string, report: WriteReport, { json }: ClientFlags): Promise<void> {
-  await (json ? printJson(report) : printLine(`${what}  at ${report.stamp}`));
+async function reportWrite(done: string, report: WriteReport, { json }: ClientFlags): Promise<void> {
+  await (json ? printJson(report) : printLine(`${done}  at ${report.stamp}`));
   if (report.applied) return;
-  process.exitCode = 1;
-  note(`mapmesh: Cannot apply the write on this host yet: ${report.problem ?? 'the kernel refused it'}`);
-  note(
-    'hint: It is kept, sent to the peers and retried here; "pending" in mapmesh status counts such entries.',
-  );
+  const what = report.problem ?? 'the kernel refused it';
+  throw new MapmeshError('ERR_KERNEL', `Cannot apply the write on this host yet: ${what}`, {
+    hint: 'It is kept, sent to the peers and retried here; "pending" in mapmesh status counts such entries.',
+  });
 }

@@ -87,8 +87,10 @@ async function add(name: string, flags: AddFlags): Promise<void> {
   };
   checkShape(name, flags);
   const added = await clientOf(flags).addMap(name, given);
-  if (added.problem !== null) note(added.problem);
   await (flags.json ? printJson(added) : printLine(`${name}: added`));
+  if (added.problem === null) return;
+  process.exitCode = 1;
+  if (!flags.json) note(added.problem);
 }
 
 /** @throws MapmeshError ERR_USAGE naming every flag that is missing */
@@ -144,7 +146,9 @@ export function renderCatalog({ maps, editors: named }: CatalogReport, columns: 
     map.problem !== null ? 'refused' : (map.state ?? 'not here'),
   ]);
   const lines = [renderTable(['MAP', 'KIND', 'KEY', 'VALUE', 'MAX ENTRIES', 'HERE'], rows, columns)];
-  lines.push(...maps.flatMap(({ problem }) => (problem === null ? [] : [problem])));
+  lines.push(
+    ...maps.flatMap(({ problem, resizeProblem }) => [problem, resizeProblem].filter((each) => each !== null)),
+  );
   if (named.length > 0) lines.push(`editors: ${named.join(', ')}`);
   return lines.join('\n');
 }
@@ -163,6 +167,6 @@ export function renderMap(map: CatalogMapReport): string {
       `also added by ${rival.addedBy}, later, as ${rival.kind} with key ${rival.keyBytes} B and value ${rival.valueBytes} B: of no account`,
     );
   }
-  if (map.problem !== null) lines.push(map.problem);
+  lines.push(...[map.problem, map.resizeProblem].filter((each) => each !== null));
   return lines.join('\n');
 }

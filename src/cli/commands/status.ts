@@ -120,11 +120,17 @@ export function renderMaps(maps: readonly MapReport[], columns: number): string 
 /** Who keeps the old map of a resize. */
 function resizeFacts({ resizing }: MapReport): [string, string][] {
   if (resizing === null) return [];
-  const { oldKernelId, oldMaxEntries, onlyInNew, programs, processes } = resizing;
+  const { oldKernelId, oldMaxEntries, onlyInNew, programs, processes, unknown } = resizing;
   const users = [...programs.map((id) => `program ${id}`), ...processes.map((id) => `process ${id}`)];
   const full = onlyInNew === 0 ? '' : `; it is full: ${onlyInNew} of the entries are in the new map only`;
   const used = users.length === 0 ? 'no program that could be found' : users.join(', ');
-  return [['resize', `the old map ${oldKernelId}, for ${oldMaxEntries} entries, is used by ${used}${full}`]];
+  const unseen = unknown.length === 0 ? '' : `; not to be seen: ${unknown.join(', ')}`;
+  return [
+    [
+      'resize',
+      `the old map ${oldKernelId}, for ${oldMaxEntries} entries, is used by ${used}${unseen}${full}`,
+    ],
+  ];
 }
 
 function renderMap(map: MapReport, columns: number): string {
@@ -163,10 +169,13 @@ function renderMap(map: MapReport, columns: number): string {
 }
 
 /** What is not as by default, and what that has done. */
-function policyFacts({ policy, expired }: MapReport): [string, string][] {
+function policyFacts({ policy, expired, refused }: MapReport): [string, string][] {
   const words = formatPolicy(policy);
   if (words.length === 0) return [];
-  const done = expired > 0 ? [`${expired} expired`] : [];
+  const done = [
+    ...(expired > 0 ? [`${expired} expired`] : []),
+    ...(refused > 0 ? [`${refused} refused`] : []),
+  ];
   return [['policy', [words.join(' '), ...done].join(', ')]];
 }
 

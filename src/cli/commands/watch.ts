@@ -17,7 +17,7 @@ export function addWatchCommand(program: Command): void {
 
 async function watch(name: string, keyText: string | undefined, flags: ClientFlags): Promise<void> {
   const client = clientOf(flags);
-  const key = keyText === undefined ? undefined : await bytesArgument(client, name, 'key', keyText);
+  const key = keyText === undefined ? undefined : (await bytesArgument(client, name, 'key', keyText)).hex;
   const layout = await client.layout(name);
   const opened = () => note(`watching ${name}`);
   for await (const lines of client.watch(name, key, opened)) {
@@ -46,6 +46,15 @@ function changeLine({ op, key, value, stamp, origin, source }: ChangeJson): stri
 function ended(name: string, { end, dropped }: WatchEnd): MapmeshError {
   if (end === 'stopped') {
     return new MapmeshError('ERR_API', `Cannot watch map "${name}" any longer: the agent stopped`);
+  }
+  if (end === 'removed') {
+    return new MapmeshError(
+      'ERR_NO_SUCH_MAP',
+      `Cannot watch map "${name}" any longer: this node replicates it no more`,
+      {
+        hint: `"mapmesh map show ${name}" says why, if the catalog has it.`,
+      },
+    );
   }
   const what = `the output was read too slowly and ${plural(dropped, 'change')} were dropped`;
   return new MapmeshError('ERR_API', `Cannot watch map "${name}" any longer: ${what}`, {

@@ -69,7 +69,7 @@ function inventedOrigins(random: SeededRandom): Uint8Array {
     seq: random.between(0, 100),
   }));
   const type = random.pick([FrameType.SINCE, FrameType.END, FrameType.VECTOR]);
-  return encodeVector(type, { horizonUs: 0, batches });
+  return encodeVector(type, { horizonUs: 0, foundings: [], batches });
 }
 
 /** One side of a conversation. */
