@@ -90,6 +90,45 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
       valueBytes,
     })),
   });
+  let adding: Promise<unknown> = Promise.resolve();
+  const add: CatalogControl['add'] = async (name, given) => {
+    if (!MAP_NAME.test(name))
+      throw new MapmeshError(
+        'ERR_USAGE',
+        `Cannot add map "${name}": expected a name of a-z 0-9 . _ -, up to 64`,
+      );
+    const spec = specFor(name, given, components);
+    const policy = withSince(name, parsePolicyWords(given.policy ?? []));
+    const added = { ...spec, addedMs: nowMs(), addedBy: peerId };
+    const { maps: known, gone } = catalog.content;
+    const generation = (gone.get(name)?.generation ?? 0) + 1;
+    // What is there already is bound as it is: the edit says that the name is taken, or that this node may not edit.
+    const isNew = !known.has(name) && catalog.mayEdit();
+    const isBound = isNew && given.from !== undefined;
+    let takeBack: (() => void) | null = null;
+    let isAdded = false;
+    try {
+      if (isBound) await source.bind(name, generation, given.from!);
+      if (isNew) takeBack = source.make({ ...added, name, generation, version: 1, policy, rivals: [] });
+      await edit(
+        (draft) => {
+          draft.addMap(name, added);
+          draft.setPolicy(name, policy);
+        },
+        () => {
+          isAdded = true;
+          follower.found(name, catalog.content.maps.get(name)!.generation);
+        },
+      );
+    } finally {
+      if (!isAdded) {
+        takeBack?.();
+        // If that is not written now, it is when the next name is bound.
+        if (isBound) await source.unbind(name).catch(() => undefined);
+      }
+    }
+    return { name, problem: problemOf(name)?.message ?? null };
+  };
   return {
     problems: () => [
       ...[...follower.problems.values()].map(({ message }) => message),
@@ -115,39 +154,11 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
         })),
       };
     },
-    add: async (name, given) => {
-      if (!MAP_NAME.test(name))
-        throw new MapmeshError(
-          'ERR_USAGE',
-          `Cannot add map "${name}": expected a name of a-z 0-9 . _ -, up to 64`,
-        );
-      const spec = specFor(name, given, components);
-      const policy = withSince(name, parsePolicyWords(given.policy ?? []));
-      const added = { ...spec, addedMs: nowMs(), addedBy: peerId };
-      const { maps: known, gone } = catalog.content;
-      const generation = (gone.get(name)?.generation ?? 0) + 1;
-      // What is there already is bound as it is: the edit says that the name is taken, or that this node may not edit.
-      const isNew = !known.has(name) && catalog.mayEdit();
-      if (isNew && given.from !== undefined) await source.bind(name, generation, given.from);
-      const takeBack = isNew
-        ? source.make({ ...added, name, generation, version: 1, policy, rivals: [] })
-        : null;
-      let isAdded = false;
-      try {
-        await edit(
-          (draft) => {
-            draft.addMap(name, added);
-            draft.setPolicy(name, policy);
-          },
-          () => {
-            isAdded = true;
-            follower.found(name, catalog.content.maps.get(name)!.generation);
-          },
-        );
-      } finally {
-        if (!isAdded) takeBack?.();
-      }
-      return { name, problem: problemOf(name)?.message ?? null };
+    // One after another: of two by one name the one that is refused must not take back what the other has bound and made.
+    add: (name, given) => {
+      const added = adding.then(() => add(name, given));
+      adding = added.catch(() => undefined);
+      return added;
     },
     set: async (name, words) => {
       const policy = withSince(name, parsePolicyWords(words));

@@ -102,8 +102,10 @@ export class CatalogFollower {
     // it is taken up nevertheless.
     await saved().catch(() => undefined);
     if (this.#stopped) return;
-    for (const name of this.#problems.keys())
-      if (!catalog.content.maps.has(name)) this.#problems.delete(name);
+    for (const name of this.#problems.keys()) {
+      const isEntering = maps.some((map) => map.name === name);
+      if (!catalog.content.maps.has(name) && !isEntering) this.#problems.delete(name);
+    }
     for (const map of [...maps]) await this.#keepOrStop(map);
     this.#noteSelf();
     try {
@@ -198,8 +200,13 @@ export class CatalogFollower {
       catalog.content.members.some((member) => member.peerId === peerId)
     )
       return;
-    const change = catalog.edit((draft) => draft.seen(peerId, Math.floor(clock.wallUs() / 1000)));
-    if (change !== null) publish(change);
+    try {
+      const change = catalog.edit((draft) => draft.seen(peerId, Math.floor(clock.wallUs() / 1000)));
+      if (change !== null) publish(change);
+    } catch (error) {
+      // There is no room: the node does without being named.
+      if (!(error instanceof MapmeshError) || error.code !== 'ERR_LIMIT') throw error;
+    }
   }
 
   /** A map that the settings bind is known to the cluster from now on. */
@@ -212,6 +219,7 @@ export class CatalogFollower {
       const change = catalog.edit((draft) => {
         draft.addMap(map.name, { ...spec, addedMs: Math.floor(clock.wallUs() / 1000), addedBy: peerId });
       });
+      this.#problems.delete(map.name);
       if (change !== null) publish(change);
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;

@@ -122,7 +122,7 @@ export class CatalogSync {
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
       this.#logRefusal(error, from, before, 1);
-      return error.code === 'ERR_LIMIT' ? 'ignore' : 'reject';
+      return isOfThisNode(error) ? 'ignore' : 'reject';
     }
   }
 
@@ -209,9 +209,17 @@ export class CatalogSync {
       const [first, ...others] = refusals.filter((error) => error.code === code);
       this.#logRefusal(first!, from, before, 1 + others.length);
     }
-    const broken = refusals.find(({ code }) => code !== 'ERR_EDITOR' && code !== 'ERR_LIMIT');
+    const broken = refusals.find((error) => !isOfThisNode(error));
     if (broken !== undefined) throw broken;
   }
+}
+
+/**
+ * Refused because of what this node has: there is no room, or its list of editors does not name the author. Another node may
+ * rightly have taken it, and passed it on.
+ */
+function isOfThisNode({ code }: MapmeshError): boolean {
+  return code === 'ERR_LIMIT' || code === 'ERR_EDITOR';
 }
 
 /** The changes that a peer has told in one conversation so far. */

@@ -1,6 +1,5 @@
 /** What has to be undone, in the order opposite to that in which it was done. */
 
-/** Runs what was pushed, last first. */
 export class Cleanup {
   readonly #steps: (() => unknown)[] = [];
 
@@ -8,7 +7,16 @@ export class Cleanup {
     this.#steps.push(step);
   }
 
+  /** Runs what was pushed, last first, all of it. Rejects with what went wrong first. */
   async run(): Promise<void> {
-    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) await step();
+    const errors: unknown[] = [];
+    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
+      try {
+        await step();
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) throw errors[0];
   }
 }

@@ -45,6 +45,16 @@ export class KeptBindings {
    */
   async set(name: string, generation: number, selector: string): Promise<void> {
     this.#bindings.set(name, { generation, selector });
+    await this.#save();
+  }
+
+  /** Takes back {@link set}. @throws MapmeshError ERR_DATA_DIR */
+  async delete(name: string): Promise<void> {
+    this.#bindings.delete(name);
+    await this.#save();
+  }
+
+  async #save(): Promise<void> {
     const lasting = [...this.#bindings].filter(([, kept]) => lasts(kept.selector));
     await this.#store?.writeFile(FILE, `${JSON.stringify(Object.fromEntries(lasting))}\n`);
   }

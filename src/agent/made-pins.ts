@@ -76,8 +76,8 @@ export class MadePins {
       if (each !== path && pinIdentity(each) === null) this.#mapIds.delete(each);
     if (store === null) return;
     const stored = Object.fromEntries([...this.#mapIds].map(([at, ids]) => [at, { bootId, mapIds: ids }]));
-    this.#saving = this.#saving
-      .then(() => store.writeFile(FILE, `${JSON.stringify(stored)}\n`))
+    this.#saving = store
+      .writeFile(FILE, `${JSON.stringify(stored)}\n`)
       .catch((error: Error) => log.error({ reason: error.message }, 'which pins are made here was not kept'));
   }
 }

@@ -38,6 +38,8 @@ export interface MapSource {
   describe(selector: string): DescribedMap;
   /** From now on that generation of the name is bound to that map. Resolves when a restart does not change that. @throws MapmeshError */
   bind(name: string, generation: number, selector: string): Promise<void>;
+  /** Takes back {@link bind}. */
+  unbind(name: string): Promise<void>;
   /** Removes the pin that {@link open} made, in this run or in an earlier one. Any other stays. */
   unpin(name: string, generation: number): void;
 }
@@ -108,6 +110,7 @@ export function createMapSource(
       }
     },
     bind: (name, generation, selector) => kept.set(name, generation, selector),
+    unbind: (name) => kept.delete(name),
     unpin: (name, generation) => {
       const isBound = bindings.has(name) || kept.get(name, generation) !== undefined;
       if (pinRoot === null || isBound) return;

@@ -59,7 +59,7 @@ export async function startAgent(
   try {
     return await start(settings, log, overrides, cleanup);
   } catch (error) {
-    await cleanup.run();
+    await cleanup.run().catch((failure: unknown) => log.error({ error: failure }, 'not all was closed'));
     throw error;
   }
 }

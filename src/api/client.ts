@@ -21,8 +21,15 @@ import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
 const LINE_CHARS_MAX = 4 * 1024 * 1024;
 /** Pause between attempts while waiting for an agent that does not listen yet. */
 const RETRY_PAUSE_MS = 100;
-/** An agent answers in milliseconds; one that does not in this time is stuck or stopped. */
-const ANSWER_TIMEOUT_MS = 15_000;
+/** For how long the other side may be silent. */
+export interface Patience {
+  /** An agent answers in milliseconds; one that does not in this time is stuck or stopped. */
+  readonly answerMs: number;
+  /** Within a stream: a watch has an empty line every 15 s. */
+  readonly streamMs: number;
+}
+
+const PATIENCE: Patience = { answerMs: 15_000, streamMs: 60_000 };
 /** A sweep or a comparison of several million entries. */
 const LONG_TIMEOUT_MS = 280_000;
 /** Longest single wait asked of the server. */
@@ -31,9 +38,11 @@ const WAIT_STEP_MS = 10_000;
 export class ApiClient {
   readonly #to: ApiAddress;
   readonly #address: string;
+  readonly #patience: Patience;
 
-  constructor(to: ApiAddress) {
+  constructor(to: ApiAddress, patience = PATIENCE) {
     this.#to = to;
+    this.#patience = patience;
     this.#address = formatApiAddress(to);
   }
 
@@ -145,7 +154,7 @@ export class ApiClient {
       'GET',
       `/readyz?waitMs=${waitMs}`,
       undefined,
-      waitMs + ANSWER_TIMEOUT_MS,
+      AbortSignal.timeout(waitMs + this.#patience.answerMs),
     );
     const body = (await this.#jsonOf(response)) as { reasons?: unknown } | null;
     if (response.statusCode === 200) return [];
@@ -153,8 +162,13 @@ export class ApiClient {
     return body.reasons.map(String);
   }
 
-  async #json<T>(method: string, path: string, body?: object, timeoutMs = ANSWER_TIMEOUT_MS): Promise<T> {
-    return (await this.#body(await this.#request(method, path, body, timeoutMs))) as T;
+  async #json<T>(
+    method: string,
+    path: string,
+    body?: object,
+    timeoutMs = this.#patience.answerMs,
+  ): Promise<T> {
+    return (await this.#body(await this.#request(method, path, body, AbortSignal.timeout(timeoutMs)))) as T;
   }
 
   async #body(response: IncomingMessage): Promise<unknown> {
@@ -163,14 +177,13 @@ export class ApiClient {
     return body;
   }
 
-  /** @param timeoutMs for the whole answer; null for a stream, which has no end. */
+  /** @param signal ends the answer, however far it is */
   async #request(
     method: string,
     path: string,
     body?: object,
-    timeoutMs: number | null = ANSWER_TIMEOUT_MS,
+    signal = AbortSignal.timeout(this.#patience.answerMs),
   ): Promise<IncomingMessage> {
-    const signal = timeoutMs === null ? undefined : AbortSignal.timeout(timeoutMs);
     try {
       return await send(this.#to, { method, path, body, signal });
     } catch (error) {
@@ -195,24 +208,35 @@ export class ApiClient {
   }
 
   async *#lines(path: string, onOpen?: () => void): AsyncGenerator<string[]> {
-    const response = await this.#request('GET', path, undefined, null);
-    if (response.statusCode !== 200) await this.#body(response);
-    onOpen?.();
-    let rest = '';
+    const silence = new Silence();
     try {
+      silence.begin(this.#patience.answerMs);
+      const response = await this.#request('GET', path, undefined, silence.signal);
+      if (response.statusCode !== 200) await this.#body(response);
+      onOpen?.();
+      let rest = '';
+      silence.begin(this.#patience.streamMs);
       for await (const text of response.setEncoding('utf8')) {
+        // Not while whoever reads our lines takes its time.
+        silence.end();
         const lines = (rest + text).split('\n');
         rest = lines.pop()!;
         if (rest.length > LINE_CHARS_MAX) throw errorFromBody(undefined, this.#strange(response));
         const full = lines.filter((line) => line !== '');
         if (full.length > 0) yield full;
+        silence.begin(this.#patience.streamMs);
       }
     } catch (error) {
       if (error instanceof MapmeshError) throw error;
-      throw new MapmeshError('ERR_API', `Cannot read on from "${this.#address}": the agent hung up`, {
+      const what = silence.signal.aborted
+        ? `nothing came for ${this.#patience.streamMs / 1000} s`
+        : 'the agent hung up';
+      throw new MapmeshError('ERR_API', `Cannot read on from "${this.#address}": ${what}`, {
         hint: 'Was the agent stopped? See its log. It also cuts off a dump of which nothing is read for 15 s.',
         cause: error,
       });
+    } finally {
+      silence.end();
     }
   }
 
@@ -231,6 +255,26 @@ export class ApiClient {
       hint,
       cause: error,
     });
+  }
+}
+
+/** Ends an answer that does not go on. */
+class Silence {
+  readonly #abort = new AbortController();
+  #timer: NodeJS.Timeout | undefined;
+
+  get signal(): AbortSignal {
+    return this.#abort.signal;
+  }
+
+  /** From now on it is waited for the other side, for so long. */
+  begin(ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#abort.abort(), ms);
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
   }
 }
 

@@ -11,7 +11,7 @@ export interface Outgoing {
   /** Sent as JSON. */
   readonly body: object | undefined;
   /** Ends the request, and the answer if it has begun. */
-  readonly signal: AbortSignal | undefined;
+  readonly signal: AbortSignal;
 }
 
 /** Resolves when the head of the answer is there. Rejects as node:net does (ECONNREFUSED ...), ABORT_ERR for the signal. */
@@ -24,7 +24,7 @@ export function send(to: ApiAddress, { method, path, body, signal }: Outgoing): 
   const where = 'path' in to ? { socketPath: to.path } : to;
   return new Promise((resolve, reject) => {
     // A connection for each: an agent closes those that stand idle, perhaps just when the next request is sent.
-    const outgoing = request({ ...where, method, path, headers, agent: false, ...(signal && { signal }) });
+    const outgoing = request({ ...where, method, path, headers, agent: false, signal });
     outgoing.once('response', resolve);
     // Also after the answer has begun: the reader of the answer is told of it, too.
     outgoing.on('error', reject);

@@ -12,7 +12,7 @@ export interface WatchLimits {
   readonly queueBytesMax: number;
   /** A watcher that has overflowed and still reads nothing is cut off after this long. */
   readonly stallMsMax: number;
-  /** Time between empty lines. Must stay under the five minutes after which fetch gives up on a silent body. */
+  /** Time between empty lines. Must stay far under the time after which our client gives up on a silent stream (60 s), and fetch (five minutes). */
   readonly heartbeatMs: number;
 }
 

@@ -21,17 +21,17 @@
 import * as Y from 'yjs';
 import { z } from 'zod';
 import { MapmeshError } from '../core/errors.js';
-import { formatPolicy, type MapPolicy, parsePolicy } from '../core/map-policy.js';
+import { formatPolicy, type MapPolicy, PEER_ID, parsePolicy } from '../core/map-policy.js';
 import { Fields, NUMBER_MAX, numberIn } from './fields.js';
 import { joined, type Span } from './fold.js';
 import { MAP_ENTRIES_MAX, MAPS_MAX } from './limits.js';
-import { ADDED_SPEC, type AddedSpec, type CatalogMap, MAP_NAME, shapeHash } from './map-spec.js';
+import { ADDED_SPEC, type AddedSpec, type CatalogMap, MAP_NAME, shapeHash, TIME_MS } from './map-spec.js';
 
 export const FORMAT_VERSION = 1;
 
 const ROOT = 'catalog';
 const SIZE = z.int().min(1).max(MAP_ENTRIES_MAX);
-const MEMBER = z.object({ firstSeenMs: z.number().min(0), lastSeenMs: z.number().min(0) });
+const MEMBER = z.object({ firstSeenMs: TIME_MS, lastSeenMs: TIME_MS });
 
 export interface CatalogMember extends z.infer<typeof MEMBER> {
   readonly peerId: string;
@@ -272,7 +272,7 @@ function readContent({ others, newest }: Fields): CatalogContent {
     const [what, name = '', which, rest = ''] = key.split('/');
     if (what === 'member') {
       const member = MEMBER.safeParse(value);
-      if (member.success) members.push({ peerId: name, ...member.data });
+      if (member.success && PEER_ID.test(name)) members.push({ peerId: name, ...member.data });
       continue;
     }
     const generation = numberIn(which);

@@ -2,7 +2,7 @@
 import { hash } from 'node:crypto';
 import { z } from 'zod';
 import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from '../core/limits.js';
-import type { MapPolicy } from '../core/map-policy.js';
+import { type MapPolicy, PEER_ID } from '../core/map-policy.js';
 import { isPerCpuKind, MAP_KINDS, type MapShape, type MapTypes } from '../core/map-port.js';
 import { BTF_BYTES_MAX, MAP_ENTRIES_MAX } from './limits.js';
 
@@ -10,6 +10,9 @@ import { BTF_BYTES_MAX, MAP_ENTRIES_MAX } from './limits.js';
 export const MAP_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 
 const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/;
+
+/** Milliseconds since 1970, as far as a Date goes (ECMA-262, "Time Values and Time Range"). */
+export const TIME_MS = z.int().min(0).max(8.64e15);
 
 /** What a map is made from. */
 export const MAP_SPEC = z.object({
@@ -39,9 +42,8 @@ export type MapSpec = z.infer<typeof MAP_SPEC>;
 
 /** As it stands in the document. */
 export const ADDED_SPEC = MAP_SPEC.extend({
-  addedMs: z.number().min(0),
-  /** PeerId. */
-  addedBy: z.string().max(64),
+  addedMs: TIME_MS,
+  addedBy: z.string().regex(PEER_ID),
 });
 
 export type AddedSpec = z.infer<typeof ADDED_SPEC>;

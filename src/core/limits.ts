@@ -7,8 +7,9 @@ export const FRAME_BYTES_MAX = 256 * 1024;
  * cost is per message). Only a single register larger than this makes a larger batch. */
 export const BATCH_BYTES_TARGET = 60 * 1024;
 
-/** Largest key: MAX_BPF_STACK, the kernel's own bound for keys that programs use. */
+/** Largest key: MAX_BPF_STACK, the kernel's own bound for keys that programs use. Capture copies keys whole
+ * (MM_KEY_BYTES_MAX in bpf/capture.h). */
 export const KEY_BYTES_MAX = 512;
 
-/** Largest value (all CPUs together): a frame must hold at least one register. */
-export const VALUE_BYTES_MAX = 128 * 1024;
+/** Largest value, all CPUs together: a frame holds one with its proof, and room to spare. */
+export const VALUE_BYTES_MAX = 64 * 1024;

@@ -70,7 +70,7 @@ interface PolicyField<T> {
 }
 
 /** What PeerIds of Ed25519 keys look like. */
-const PEER_ID = /^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/;
+export const PEER_ID = /^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/;
 
 /** Every field by its name in {@link MapPolicy}, in the order in which they are shown. */
 export const POLICY_FIELDS: { readonly [K in keyof MapPolicy]: PolicyField<MapPolicy[K]> } = {

@@ -3,9 +3,9 @@
  */
 import { parseBtf, trimBtf } from '../core/btf.js';
 import { invariant, MapmeshError } from '../core/errors.js';
+import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from '../core/limits.js';
 import type { MapDump, MapInfo, MapPort, MapTypes, WriteWindow } from '../core/map-port.js';
 import { EAGAIN, ENOENT, ENOSPC, EPERM, errnoHint, errnoName, kernelError } from './errno.js';
-import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from './limits.js';
 import { kernelMapType } from './map-kinds.js';
 import { DUMP_STATE_BYTES, loadNative, MAP_INFO_BYTES, type Native } from './native.js';
 

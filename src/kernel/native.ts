@@ -8,8 +8,8 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import koffi, { type LibraryHandle } from 'koffi';
 import { MapmeshError } from '../core/errors.js';
+import { KEY_BYTES_MAX } from '../core/limits.js';
 import { RECORD_HEADER_BYTES } from '../core/ring-record.js';
-import { KEY_BYTES_MAX } from './limits.js';
 
 /** MM_ABI_VERSION of bpf/capture.h that this file was written against. */
 const ABI_VERSION = 2;

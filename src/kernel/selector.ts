@@ -9,7 +9,7 @@
  * ```
  */
 import { MapmeshError } from '../core/errors.js';
-import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from './limits.js';
+import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from '../core/limits.js';
 
 export type MapSelector =
   | { readonly how: 'pin'; readonly path: string }

@@ -48,7 +48,8 @@ export interface DataDir {
   file(name: string): string;
   /** @returns undefined when there is no such file. @throws MapmeshError ERR_DATA_DIR */
   readFile(name: string): Promise<Uint8Array | undefined>;
-  /** Replaces a file, durably and all or nothing. @throws MapmeshError ERR_DATA_DIR, the old file untouched */
+  /** Replaces a file, durably and all or nothing; of two calls for one file the later one's content stays. @throws MapmeshError
+   * ERR_DATA_DIR, the old file untouched */
   writeFile(name: string, content: Uint8Array | string): Promise<void>;
   /** Lets another agent use the directory. Safe to call twice. */
   close(): Promise<void>;
@@ -94,13 +95,19 @@ async function openLocked(path: string, lock: DirLock, options: DataDirOptions):
     invariant(/^[a-z0-9][a-z0-9._-]*$/.test(name), `"${name}" is a plain file name`);
     return join(path, name);
   };
+  const writing = new Map<string, Promise<void>>();
   return {
     path,
     identity,
     isNew: stored === undefined,
     file,
     readFile: (name) => readIfPresent(file(name)),
-    writeFile: (name, content) => writeFileAtomic(file(name), content),
+    writeFile: (name, content) => {
+      const write = (): Promise<void> => writeFileAtomic(file(name), content);
+      const written = (writing.get(name) ?? Promise.resolve()).then(write, write);
+      writing.set(name, written);
+      return written;
+    },
     close: () => lock.release(),
   };
 }

@@ -10,17 +10,18 @@ import { MapmeshError } from '../../src/core/errors.js';
 import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
 import { ModelPort } from '../support/model-port.js';
 import { freshKeys, TestClock } from '../support/node.js';
+import { peerIdOf } from '../support/peer-ids.js';
 
 const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 100 } as const;
 
 /** A node that has a catalog, and notes which maps it takes up. */
-function node() {
+function node({ isLasting = false }: { isLasting?: boolean } = {}) {
   const keys = freshKeys();
   const clock = new TestClock();
   const catalog = new Catalog({ ...keys, clientId: () => Math.floor(Math.random() * 2 ** 32) }, 'default');
   const peerId = peerIdOfPublicKey(keys.publicKey);
   const taken: string[] = [];
-  const changes: Uint8Array[] = [];
+  const [changes, bound, logged]: [Uint8Array[], string[], string[]] = [[], [], []];
   const state: { problem: MapmeshError | null; refusal: MapmeshError | null; made: number; breaks: boolean } =
     {
       ...{ problem: null, refusal: null, made: 0, breaks: false },
@@ -41,7 +42,8 @@ function node() {
       spec: { ...SHAPE, flags: 0, byteOrder: 'little', types: null },
       kernelId: selector.startsWith('memory:') ? null : 1,
     }),
-    bind: async () => undefined,
+    bind: async () => void bound.push('bind'),
+    unbind: async () => void bound.push('unbind'),
   } as unknown as FollowerComponents['source'];
   const shared = {
     ...{ catalog, source, maps, clock, peerId },
@@ -50,9 +52,9 @@ function node() {
   };
   const follower = new CatalogFollower({
     ...shared,
-    log: SILENT_LOG,
-    bySettings: new Set<string>(),
-    isLasting: false,
+    log: { ...SILENT_LOG, error: (_: unknown, message: string) => void logged.push(message) },
+    bySettings: new Set(['own']),
+    isLasting,
     startMap: (
       { name, generation }: { name: string; generation: number },
       { isFounder }: { isFounder: boolean },
@@ -62,7 +64,7 @@ function node() {
     },
   } as unknown as FollowerComponents);
   const control = createCatalogControl({ ...shared, follower } as unknown as CatalogControlComponents);
-  return { catalog, control, follower, taken, changes, state, maps };
+  return { catalog, clock, control, follower, taken, changes, bound, logged, state, maps };
 }
 
 describe('who takes up a map', () => {
@@ -152,5 +154,66 @@ describe('a map that cannot be', () => {
       refused('ERR_USAGE', /"q3".*id:1.*bound as map "bl" already/),
     );
     assert.equal(catalog.content.maps.size, 0);
+  });
+
+  it('is bound no longer to the map that it was to be like, if the edit fails', async () => {
+    const { control, bound, catalog } = node();
+    const from = '/sys/fs/bpf/x';
+    await assert.rejects(control.add('m', { from, policy: ['mode=none'] }));
+    assert.deepEqual(bound, []);
+    catalog.edit = () => {
+      throw new MapmeshError('ERR_LIMIT', 'full');
+    };
+    await assert.rejects(control.add('m', { from }), refused('ERR_LIMIT', /full/));
+    assert.deepEqual(bound, ['bind', 'unbind']);
+  });
+
+  it('is the one that was asked for first, of two at once by one name', async () => {
+    const { control, bound, state } = node();
+    const from = '/sys/fs/bpf/x';
+    const [first, second] = [control.add('m', { from }), control.add('m', { from })];
+    await first;
+    await assert.rejects(second, refused('ERR_USAGE', /"m"/));
+    assert.deepEqual([bound, state.made], [['bind'], 1]);
+  });
+});
+
+describe('a catalog without room', () => {
+  /** A node whose catalog others have filled. */
+  function full() {
+    const joining = node({ isLasting: true });
+    const author = node();
+    const fill = (): void => {
+      for (let ms = 0; ; ms++) {
+        const change = author.catalog.edit((draft) => draft.seen(peerIdOf('a'), ms));
+        joining.catalog.receive(change!);
+      }
+    };
+    assert.throws(fill, ({ code }: MapmeshError) => code === 'ERR_LIMIT');
+    return joining;
+  }
+
+  it('is followed all the same by a node that it cannot name', async () => {
+    const { follower, changes } = full();
+    await follower.follow();
+    assert.equal(changes.length, 0);
+  });
+
+  it('is said once of a map that cannot enter, and for as long as it cannot', async () => {
+    const { follower, maps, clock, logged, catalog } = full();
+    const own = {
+      name: 'own',
+      generation: 1,
+      state: 'live',
+      core: { port: new ModelPort(clock) },
+      bindings: [],
+    };
+    maps.push(own);
+    for (let tick = 0; tick < 3; tick++) await follower.follow();
+    assert.match(follower.problems.get('own')!.message, /^Cannot change the catalog: /);
+    assert.deepEqual(logged, [follower.problems.get('own')!.message]);
+    catalog.edit = () => null;
+    await follower.follow();
+    assert.equal(follower.problems.size, 0);
   });
 });

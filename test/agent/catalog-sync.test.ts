@@ -3,11 +3,13 @@ import assert from 'node:assert/strict';
 import { generateKeyPairSync, sign, verify } from 'node:crypto';
 import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
-import { CatalogSync } from '../../src/agent/catalog-sync.js';
+import { CatalogSync, type CatalogSyncComponents } from '../../src/agent/catalog-sync.js';
 import { Catalog } from '../../src/catalog/catalog.js';
 import { ENVELOPES_MAX } from '../../src/catalog/limits.js';
 import { SILENT_LOG } from '../../src/config/log.js';
-import type { FrameStream } from '../../src/mesh/mesh.js';
+import type { FrameStream, Verdict } from '../../src/mesh/mesh.js';
+import { catalogOf } from '../support/catalogs.js';
+import { peerIdOf } from '../support/peer-ids.js';
 import { saidStream } from '../support/said-stream.js';
 
 const HASHES = Uint8Array.of(1);
@@ -27,7 +29,10 @@ describe('a conversation about the catalog', () => {
       },
       'test',
     );
-  const change = Buffer.concat([Uint8Array.of(2), newCatalog().edit((draft) => draft.seen('someone', 1))!]);
+  const change = Buffer.concat([
+    Uint8Array.of(2),
+    newCatalog().edit((draft) => draft.seen(peerIdOf('s'), 1))!,
+  ]);
   const changes = (count: number): Uint8Array[] => Array.from({ length: count }, () => change);
 
   let nowMs = 0;
@@ -82,7 +87,7 @@ describe('a conversation about the catalog', () => {
     const author = newCatalog();
     const steps = ['standby', 'live'] as const;
     const spec = { kind: 'hash', keyBytes: 4, valueBytes: 4, maxEntries: 9, flags: 0 } as const;
-    const added = { ...spec, byteOrder: 'little', types: null, addedMs: 1, addedBy: 'someone' } as const;
+    const added = { ...spec, byteOrder: 'little', types: null, addedMs: 1, addedBy: peerIdOf('s') } as const;
     const made = [
       author.edit((draft) => draft.addMap('m', added))!,
       ...steps.map((mode) => author.edit((draft) => draft.setPolicy('m', { mode }))!),
@@ -136,5 +141,28 @@ describe('a conversation about the catalog', () => {
     await assert.rejects(answer(saidStream([HASHES, HASHES, END])), REFUSED);
     await assert.rejects(answer(saidStream([change, HASHES, END])), REFUSED);
     assert.equal((await hasAsked([HASHES, HASHES, END])).isAborted, true);
+  });
+});
+
+describe('a change that is gossiped', () => {
+  it('is not held against who passes it on, if it is only refused by the list of editors that this node has', () => {
+    const [listed, other] = [catalogOf(), catalogOf()];
+    listed.catalog.setEditors([listed.author]);
+    let receive: (bytes: Uint8Array, from: string) => Verdict = () => 'accept';
+    const mesh = {
+      subscribe: (_: string, handler: typeof receive) => {
+        receive = handler;
+      },
+      handle: () => undefined,
+    };
+    const { catalog } = listed;
+    const components = { catalog, mesh, timers: {}, log: SILENT_LOG, onSynced: () => undefined };
+    new CatalogSync(components as unknown as CatalogSyncComponents);
+    const change = other.catalog.edit((draft) => draft.seen(peerIdOf('s'), 1))!;
+    assert.equal(receive(change, 'peer'), 'ignore');
+    assert.equal(catalog.refused, 1);
+    const forged = Buffer.from(change);
+    forged[forged.length - 1]! ^= 1;
+    assert.equal(receive(forged, 'peer'), 'reject');
   });
 });

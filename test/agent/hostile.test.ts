@@ -16,6 +16,7 @@ import { mapmesh, TestAgent } from '../support/agents.js';
 import { emptyHello } from '../support/empty-hello.js';
 import { ModelPort } from '../support/model-port.js';
 import { TestClock, testNode } from '../support/node.js';
+import { peerIdOf } from '../support/peer-ids.js';
 import { until } from '../support/until.js';
 
 const SHAPE = { kind: 'hash', keyBytes: 4, valueBytes: 8 } as const;
@@ -70,7 +71,7 @@ describe('an agent with a hostile peer', { concurrency: false }, () => {
     const before = await catalog();
     const sly = new Catalog({ ...createSigner(IDENTITY), verify: () => true, clientId: () => 7 }, 'default');
     const list = sly.setEditors([toHex(createSigner(IDENTITY).publicKey)]);
-    const update = sly.edit((draft) => draft.seen('nobody', 1))!;
+    const update = sly.edit((draft) => draft.seen(peerIdOf('n'), 1))!;
     for (const bytes of [list, update, randomBytes(200)]) await hostile.publish(CATALOG_TOPIC, bytes);
     await until('both to be counted', async () => (await catalog()).refused === before.refused + 2);
     const after = await catalog();

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import { ApiClient } from '../../src/api/client.js';
+import { ApiClient, type Patience } from '../../src/api/client.js';
 import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { parseApiAddress } from '../../src/core/api-address.js';
@@ -32,12 +32,15 @@ async function rejection(promise: Promise<unknown>): Promise<MapmeshError> {
 }
 
 /** A server that is no agent. */
-async function otherServer(listener: RequestListener): Promise<{ client: ApiClient; server: Server }> {
+async function otherServer(
+  listener: RequestListener,
+  patience?: Patience,
+): Promise<{ client: ApiClient; server: Server }> {
   const other = createServer(listener);
   await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve));
   return {
     server: other,
-    client: new ApiClient({ host: '127.0.0.1', port: (other.address() as AddressInfo).port }),
+    client: new ApiClient({ host: '127.0.0.1', port: (other.address() as AddressInfo).port }, patience),
   };
 }
 
@@ -104,6 +107,40 @@ describe('client', () => {
     );
     assert.match(error.message, /hung up/);
     broken.close();
+  });
+
+  it('gives up on an agent that does not answer, or does not go on', async () => {
+    const patience = { answerMs: 200, streamMs: 300 };
+    const { server: mute, client: asking } = await otherServer(() => undefined, patience);
+    const reading = async (client: ApiClient): Promise<string[]> => {
+      const all: string[] = [];
+      for await (const lines of client.watch('blocklist')) all.push(...lines);
+      return all;
+    };
+    for (const answer of [asking.status(), reading(asking)])
+      assert.match((await rejection(answer)).message, /accepts connections but does not answer/);
+    const { server: stuck, client: watching } = await otherServer((_request, response) => {
+      response.write('{"key":"00"}\n');
+    }, patience);
+    const error = await rejection(reading(watching));
+    assert.deepEqual([error.code, /nothing came for 0\.3 s/.test(error.message)], ['ERR_API', true]);
+    for (const server of [mute, stuck]) server.closeAllConnections();
+    for (const server of [mute, stuck]) server.close();
+  });
+
+  it('does not give up while whoever reads the lines takes its time', async () => {
+    const patience = { answerMs: 60_000, streamMs: 1000 };
+    const { server: quick, client: reader } = await otherServer((_request, response) => {
+      response.write('{"key":"00"}\n');
+      setTimeout(() => response.end('{"key":"01"}\n'), 1300);
+    }, patience);
+    const all: string[] = [];
+    for await (const lines of reader.dump('blocklist')) {
+      if (all.length === 0) await new Promise((resolve) => setTimeout(resolve, 1500));
+      all.push(...lines);
+    }
+    assert.equal(all.length, 2);
+    quick.close();
   });
 
   it('talks to ports that browsers keep away from', async () => {

@@ -5,10 +5,14 @@ import type { Catalog } from '../../src/catalog/catalog.js';
 import { CatalogDocument } from '../../src/catalog/document.js';
 import { sealEnvelope } from '../../src/catalog/envelope.js';
 import { CATALOG_BYTES_MAX, ENVELOPE_BYTES_MAX, FOLD_CHANGES_MIN } from '../../src/catalog/limits.js';
+import type { AddedSpec } from '../../src/catalog/map-spec.js';
 import { formatCatalog, restoreCatalog } from '../../src/catalog/store.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { SeededRandom } from '../sim/random.js';
 import { CLUSTER, catalogOf, code, equalEverywhere, exchange, type Node, SPEC } from '../support/catalogs.js';
+import { peerIdOf } from '../support/peer-ids.js';
+
+const [EARLY, LATE] = ['e', 'L'].map(peerIdOf) as [string, string];
 
 describe('catalog', () => {
   it('what is edited apart is merged: other maps, other fields of one map', () => {
@@ -27,16 +31,14 @@ describe('catalog', () => {
 
   it('a name taken on both sides is that of who was first, whoever hears of it first; the other is a rival', () => {
     const [a, b] = [catalogOf(), catalogOf()];
-    a.catalog.edit((draft) => draft.addMap('m', { ...SPEC, addedMs: 2000, addedBy: 'late' }));
-    b.catalog.edit((draft) =>
-      draft.addMap('m', { ...SPEC, valueBytes: 16, addedMs: 1000, addedBy: 'early' }),
-    );
+    a.catalog.edit((draft) => draft.addMap('m', { ...SPEC, addedMs: 2000, addedBy: LATE }));
+    b.catalog.edit((draft) => draft.addMap('m', { ...SPEC, valueBytes: 16, addedMs: 1000, addedBy: EARLY }));
     equalEverywhere([a, b], new SeededRandom(2));
     const map = a.catalog.content.maps.get('m')!;
-    assert.equal(map.addedBy, 'early');
+    assert.equal(map.addedBy, EARLY);
     assert.deepEqual(
       map.rivals.map(({ addedBy }) => addedBy),
-      ['late'],
+      [LATE],
     );
   });
 
@@ -50,6 +52,19 @@ describe('catalog', () => {
     equalEverywhere([a, b], new SeededRandom(3));
     assert.equal(b.catalog.content.maps.size, 0);
     assert.deepEqual(b.catalog.content.gone.get('m'), { generation: 2, unpins: true });
+  });
+
+  it('what a member says that no node would is left out: a time that is none, text that is no PeerId', () => {
+    const { catalog } = catalogOf();
+    const add = (name: string, edited: Partial<AddedSpec>) =>
+      catalog.edit((draft) => draft.addMap(name, { ...SPEC, ...edited }));
+    add('late', { addedMs: 8.7e15 });
+    add('half', { addedMs: 0.5 });
+    add('escape', { addedBy: '\x1b[2J' });
+    catalog.edit((draft) => draft.seen('\x1b[2J', 1));
+    add('good', {});
+    assert.deepEqual([...catalog.content.maps.keys()], ['good']);
+    assert.deepEqual(catalog.content.members, []);
   });
 
   it('a removal counts for all of that generation, also what was added apart from it', () => {
@@ -223,7 +238,7 @@ describe('catalog', () => {
 
   it('of two that say another thing by one number one stands, the same everywhere', () => {
     const [a, b] = [catalogOf(), catalogOf()];
-    const updates = [1, 2].map((ms) => new CatalogDocument(() => 7).edit((draft) => draft.seen('x', ms))!);
+    const updates = [1, 2].map((ms) => new CatalogDocument(() => 7).edit((draft) => draft.seen(LATE, ms))!);
     const both = [a, b].map(
       ({ signing }, i) => sealEnvelope(signing, CLUSTER, 1, { type: 'update', update: updates[i]! }).bytes,
     );

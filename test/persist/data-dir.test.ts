@@ -130,6 +130,21 @@ describe('data directory', () => {
     assert.throws(() => data.file('../elsewhere'), /invariant/);
   });
 
+  it('keeps what was written last, however many write at once, also after one that failed', async () => {
+    const data = await open();
+    for (let round = 0; round < 50; round++) {
+      await Promise.all([1, 2, 3].map((i) => data.writeFile('bindings', Uint8Array.of(round, i))));
+      assert.deepEqual(await data.readFile('bindings'), Buffer.of(round, 3));
+    }
+    mkdirSync(data.file('members'));
+    const refused = data.writeFile('members', 'x');
+    const next = data.writeFile('members', 'y');
+    await Promise.all([assert.rejects(refused), assert.rejects(next)]);
+    rmSync(data.file('members'), { recursive: true });
+    await data.writeFile('members', 'z');
+    assert.deepEqual(await data.readFile('members'), Buffer.from('z'));
+  });
+
   it('refuses another cluster and names both', async () => {
     await (await open()).close();
     const error = await failure(open({ cluster: 'staging' }));

@@ -414,6 +414,7 @@ export class SimHost {
       make: () => null,
       describe: notSimulated,
       bind: notSimulated,
+      unbind: notSimulated,
       unpin: (name) => {
         kernel.maps.delete(name);
         kernel.maps.delete(oldPinOf(name));

@@ -5,6 +5,7 @@ import { Catalog } from '../../src/catalog/catalog.js';
 import type { AddedSpec } from '../../src/catalog/map-spec.js';
 import type { MapmeshError } from '../../src/core/errors.js';
 import type { SeededRandom } from '../sim/random.js';
+import { peerIdOf } from './peer-ids.js';
 
 export const CLUSTER = 'default';
 export const SPEC: AddedSpec = {
@@ -16,7 +17,7 @@ export const SPEC: AddedSpec = {
   byteOrder: 'little',
   types: null,
   addedMs: 1000,
-  addedBy: 'a',
+  addedBy: peerIdOf('a'),
 };
 
 const KEYS = new Map<string, KeyObject>();

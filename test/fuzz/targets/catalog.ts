@@ -10,6 +10,7 @@ import { formatCatalog, restoreCatalog } from '../../../src/catalog/store.js';
 import { SILENT_LOG } from '../../../src/config/log.js';
 import type { FrameStream } from '../../../src/mesh/mesh.js';
 import type { SeededRandom } from '../../sim/random.js';
+import { peerIdOf } from '../../support/peer-ids.js';
 import { saidStream } from '../../support/said-stream.js';
 import { mutate } from '../mutate.js';
 import type { Subject, Target } from '../target.js';
@@ -70,7 +71,7 @@ class Members {
     made(catalog.edit((draft) => draft.setPolicy('a', { ttlMs: random.between(1000, 100_000) })));
     made(catalog.edit((draft) => draft.resizeMap('b', 10_000)));
     made(catalog.edit((draft) => draft.removeMap('c', { unpins: true })));
-    made(catalog.edit((draft) => draft.seen('12D3KooW', 1000)));
+    made(catalog.edit((draft) => draft.seen(peerIdOf('s'), 1000)));
     for (const each of catalog.fold(1)) made(each);
     const editors = this.signers.slice(0, -1).map(({ publicKey }) => Buffer.from(publicKey).toString('hex'));
     for (const named of [editors, editors.toReversed()]) made(catalog.setEditors(named));
@@ -106,7 +107,7 @@ function specOf(random: SeededRandom): AddedSpec {
     byteOrder: 'little',
     types: null,
     addedMs: random.between(0, 10_000),
-    addedBy: 'a',
+    addedBy: peerIdOf('a'),
   };
 }
 
