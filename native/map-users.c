@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Who uses a map: the programs that were loaded with it, and the processes that have it open. Not to be seen from here are
- * other pins, maps that hold it as an inner map, memory mappings whose fd is closed, and processes of other pid namespaces.
+ * other pins, maps that hold it as an inner map, memory mappings whose fd is closed, threads with a table of fds of their
+ * own (/proc/PID/task), and processes of other pid namespaces.
  * Programs are only shown to CAP_SYS_ADMIN, and fds of other processes to CAP_SYS_PTRACE (or whoever has all that they have).
  */
 #define _GNU_SOURCE
@@ -63,26 +64,38 @@ int mm_map_programs(uint32_t map_id, uint32_t *ids, uint32_t count_max)
 	return error ? error : (int)count;
 }
 
+/* What there is to say of an fd or a process; or -errno, if we could not look for reasons of our own (EMFILE, ENOMEM). */
 enum finding { HAS_NOT, HAS, HIDDEN };
 
-/* What to make of a file of /proc that cannot be read: its process has ended or closed the fd, or we may not look. */
-static enum finding unread(void)
+/*
+ * What to make of a file of /proc that cannot be read: its process has ended or closed the fd, or we may not look. All
+ * else says nothing of the process: taken for either, a map would be let go that is in use.
+ */
+static int unread(int error)
 {
-	return errno == ENOENT || errno == ESRCH ? HAS_NOT : HIDDEN;
+	switch (error) {
+	case ENOENT:
+	case ESRCH:
+		return HAS_NOT;
+	case EACCES:
+	case EPERM:
+		return HIDDEN;
+	default:
+		return -error;
+	}
 }
 
-static enum finding fd_is_of(int process_fd, const char *fd, uint32_t map_id)
+static int fd_is_of(int process_fd, const char *fd, uint32_t map_id)
 {
 	char path[300], line[128];
-	enum finding finding = HAS_NOT;
-	int info;
+	int info, finding = HAS_NOT;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "fdinfo/%s", fd);
 	info = openat(process_fd, path, O_RDONLY | O_CLOEXEC);
 	file = info < 0 ? NULL : fdopen(info, "r");
 	if (!file) {
-		finding = unread();
+		finding = unread(errno);
 		if (info >= 0)
 			close(info);
 		return finding;
@@ -90,40 +103,65 @@ static enum finding fd_is_of(int process_fd, const char *fd, uint32_t map_id)
 	while (finding != HAS && fgets(line, sizeof(line), file))
 		if (strncmp(line, "map_id:", 7) == 0 && strtoul(line + 7, NULL, 10) == map_id)
 			finding = HAS;
+	if (finding != HAS && ferror(file))
+		finding = unread(errno);
 	fclose(file);
 	return finding;
 }
 
-static enum finding entry_is_of(int process_fd, int fds_fd, const char *fd, uint32_t map_id)
+static int entry_is_of(int process_fd, int fds_fd, const char *fd, uint32_t map_id)
 {
 	static const char map_link[] = "anon_inode:bpf-map";
 	char link[sizeof(map_link)];
 	ssize_t length = readlinkat(fds_fd, fd, link, sizeof(link));
 
+	/* A path longer than a page, so that of a file. */
+	if (length < 0 && errno == ENAMETOOLONG)
+		return HAS_NOT;
 	if (length < 0)
-		return unread();
+		return unread(errno);
 	if (length != sizeof(map_link) - 1 || memcmp(link, map_link, length))
 		return HAS_NOT;
 	return fd_is_of(process_fd, fd, map_id);
 }
 
-static enum finding process_has(int proc_fd, const char *pid, uint32_t map_id)
+/* NULL after the last entry, *error = 0; or NULL and *error = -errno. */
+static struct dirent *next_entry(DIR *directory, int *error)
 {
-	enum finding finding = HAS_NOT;
+	struct dirent *entry;
+
+	errno = 0;
+	entry = readdir(directory);
+	*error = entry ? 0 : -errno;
+	return entry;
+}
+
+/* HAS and -errno count more than HIDDEN, and HIDDEN more than HAS_NOT. */
+static int look_through(DIR *fds, int process_fd, uint32_t map_id)
+{
+	int finding = HAS_NOT, error, unseen;
+	struct dirent *entry;
+
+	while ((entry = next_entry(fds, &error))) {
+		int found = entry->d_name[0] == '.' ? HAS_NOT :
+						      entry_is_of(process_fd, dirfd(fds), entry->d_name, map_id);
+
+		if (found < 0 || found == HAS)
+			return found;
+		if (found == HIDDEN)
+			finding = HIDDEN;
+	}
+	unseen = error ? unread(-error) : HAS_NOT;
+	return unseen == HAS_NOT ? finding : unseen;
+}
+
+static int process_has(int proc_fd, const char *pid, uint32_t map_id)
+{
 	int process_fd = openat(proc_fd, pid, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int fds_fd = process_fd < 0 ? -1 : openat(process_fd, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *fds = fds_fd < 0 ? NULL : fdopendir(fds_fd);
-	struct dirent *entry;
+	int finding = fds ? look_through(fds, process_fd, map_id) : unread(errno);
 
-	if (!fds)
-		finding = unread();
-	while (fds && finding != HAS && (entry = readdir(fds))) {
-		enum finding found =
-			entry->d_name[0] == '.' ? HAS_NOT : entry_is_of(process_fd, fds_fd, entry->d_name, map_id);
-
-		if (found != HAS_NOT)
-			finding = found;
-	}
 	if (fds)
 		closedir(fds);
 	else if (fds_fd >= 0)
@@ -153,12 +191,13 @@ int mm_map_processes(uint32_t map_id, uint32_t *pids, uint32_t count_max, uint32
 	bool saw_first = false;
 	uint32_t count = 0;
 	struct dirent *entry;
+	int error = 0;
 
 	*hidden = 0;
 	if (!proc)
 		return -errno;
-	while (count < count_max && (entry = readdir(proc))) {
-		enum finding finding;
+	while (!error && count < count_max && (entry = next_entry(proc, &error))) {
+		int finding;
 
 		saw_first = saw_first || strcmp(entry->d_name, "1") == 0;
 		if (!isdigit((unsigned char)entry->d_name[0]) || atoi(entry->d_name) == getpid())
@@ -168,8 +207,12 @@ int mm_map_processes(uint32_t map_id, uint32_t *pids, uint32_t count_max, uint32
 			pids[count++] = strtoul(entry->d_name, NULL, 10);
 		else if (finding == HIDDEN)
 			++*hidden;
+		else if (finding < 0)
+			error = finding;
 	}
 	closedir(proc);
+	if (error)
+		return error;
 	/* Mounted with hidepid=, /proc does not even name what we may not look at; there always is a process 1. */
 	if (!saw_first)
 		++*hidden;

@@ -111,7 +111,8 @@ int mm_map_dump_next(int fd, struct mm_dump *dump, void *keys, void *values, uin
 int mm_map_programs(uint32_t map_id, uint32_t *ids, uint32_t count_max);
 /*
  * Likewise the processes, this one left out, that have it open. Looks at every fd of the host: may take a while.
- * hidden: of so many it cannot be told; 0 with CAP_SYS_PTRACE.
+ * hidden: of so many we may not know it; 0 with CAP_SYS_PTRACE. -EMFILE, -ENFILE or -ENOMEM if there are no means left to
+ * look: then nothing is known of any, either.
  */
 int mm_map_processes(uint32_t map_id, uint32_t *pids, uint32_t count_max, uint32_t *hidden);
 

@@ -70,7 +70,8 @@ export interface Native {
   /**
    * Runs on a thread of libuv's pool.
    * @param pids of other processes that have the map open.
-   * @param hidden becomes the number of those of which that cannot be told.
+   * @param hidden becomes the number of those of which we may not know that.
+   * @returns -EMFILE, -ENFILE or -ENOMEM if there are no means left to look.
    */
   mapProcesses(mapId: number, pids: Uint32Array, countMax: number, hidden: Uint32Array): Promise<number>;
   mapFreeze(fd: number): number;

@@ -93,7 +93,10 @@ export class ResizePin {
     const programCount = native.mapPrograms(id, programs, USERS_MAX);
     const processCount = await native.mapProcesses(id, processes, USERS_MAX, hidden);
     const unknown: string[] = [];
-    if (programCount < 0) unknown.push(`programs (${errnoName(-programCount)}: that takes CAP_SYS_ADMIN)`);
+    if (programCount < 0) {
+      const why = programCount === -EPERM ? ': that takes CAP_SYS_ADMIN' : '';
+      unknown.push(`programs (${errnoName(-programCount)}${why})`);
+    }
     if (processCount < 0) unknown.push(`processes (${errnoName(-processCount)})`);
     else if (hidden[0]! > 0) unknown.push(`${hidden[0]} processes (that takes CAP_SYS_PTRACE)`);
     return {
