@@ -54,9 +54,13 @@ static inline uint32_t round_up_8(uint32_t bytes)
 /* Bytes of a value as bpf(2) sees it. */
 static inline uint32_t value_bytes_of(const struct bpf_map_info *info)
 {
+	int cpus = libbpf_num_possible_cpus();
+
+	if (cpus < 0)
+		die(1, "cannot tell how many CPUs there may be");
 	if (info->type == BPF_MAP_TYPE_PERCPU_HASH || info->type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
 	    info->type == BPF_MAP_TYPE_PERCPU_ARRAY)
-		return round_up_8(info->value_size) * libbpf_num_possible_cpus();
+		return round_up_8(info->value_size) * cpus;
 	return info->value_size;
 }
 

@@ -32,6 +32,8 @@ static const char USAGE[] =
 #define MAPS_MAX 64
 /* The first word of a value is the stamp, the second the entry's own. */
 #define VALUE_BYTES_MIN 16
+/* Those of mapmesh. Newer kernels let hash maps have larger ones. */
+#define KEY_BYTES_MAX 512
 /* Few writes, so that the reader is rarely woken. */
 #define OUTPUT_BUFFER_BYTES (256 * 1024)
 
@@ -96,13 +98,15 @@ static struct watched open_map(const char *pin)
 		die(1, strerror(errno));
 	if (value_bytes_of(&map.info) != map.info.value_size || map.info.value_size < VALUE_BYTES_MIN)
 		die(1, "a map with values of at least 16 bytes, not per CPU, was expected");
+	if (map.info.key_size > KEY_BYTES_MAX)
+		die(1, "a map with keys of at most 512 bytes was expected");
 	return map;
 }
 
 /* Whether the entry that the map waits for is there, or one that has overwritten it since. */
 static bool is_there(const struct options *options, const struct watched *map, uint8_t *value, uint64_t *stamp_ns)
 {
-	uint8_t key[512];
+	uint8_t key[KEY_BYTES_MAX];
 	uint64_t number = options->first + map->at, word;
 
 	make_key(&map->info, number, key);
