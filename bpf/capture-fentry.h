@@ -3,7 +3,7 @@
  * Tier `fentry`: the functions that change a map, per type, at their exit and only if they succeeded.
  *
  * Not on bpf_map_update_elem and the like: the verifier replaces a program's call of those helpers by a direct call
- * of the function of the map's type. Which of the programs below are loaded is decided in native/capture.c, which
+ * of the function of the map's type. Which of the programs below are loaded is decided in native/capture-programs.c, which
  * looks their targets up in the running kernel's BTF.
  *
  * Return values are int up to 6.1 and long from 6.6: the low 32 bits mean the same in both.

@@ -9,7 +9,7 @@
 #define MAPMESH_CAPTURE_H
 
 /* Raise when anything in this file or the signature of a function in native/mapmesh.h changes. */
-#define MM_ABI_VERSION 2
+#define MM_ABI_VERSION 3
 
 #define MM_KEY_BYTES_MAX 512
 /* Larger values are announced by MM_OP_DIRTY_KEY and read back: they are never cut short. */

@@ -329,14 +329,3 @@ int mm_capture_wait(int handle, int timeout_ms, uint32_t quiet_us)
 	release(capture);
 	return result;
 }
-
-int mm_capture_wake(int handle)
-{
-	struct capture *capture = acquire(handle);
-
-	if (!capture)
-		return -EBADF;
-	interrupt_wait(capture);
-	release(capture);
-	return 0;
-}

@@ -10,6 +10,7 @@
 #ifndef MAPMESH_NATIVE_H
 #define MAPMESH_NATIVE_H
 
+#include <errno.h>
 #include <stdint.h>
 
 /* Layout version and sizes, so that a library of another build is refused: see struct mm_abi. */
@@ -129,12 +130,11 @@ int mm_capture_unwatch(int handle, uint32_t map_id);
 /* Copies whole records; returns bytes. `out` holds at least MM_RECORD_BYTES_MAX. */
 int mm_capture_drain(int handle, void *out, uint32_t out_bytes);
 /*
- * Blocks until the ring holds something (returns 1), the time is over (0), or mm_capture_wake / mm_capture_close was
- * called (0 / -EBADF). If records were drained since the last wait it first lets more gather for quiet_us.
+ * Blocks until the ring holds something (returns 1), or the time is over or mm_capture_close was called (0; -EBADF if it
+ * was called before). If records were drained since the last wait it first lets more gather for quiet_us.
  * One wait at a time: consumer_waiting has room for one consumer.
  */
 int mm_capture_wait(int handle, int timeout_ms, uint32_t quiet_us);
-int mm_capture_wake(int handle);
 
 struct mm_losses {
 	double ring_full;
@@ -145,7 +145,18 @@ int mm_capture_losses(int handle, uint32_t map_id, struct mm_losses *out);
 /* Detaches and frees. Returns when a pending mm_capture_wait has left. */
 int mm_capture_close(int handle);
 
-/* Internal: marks every open capture as "this thread applies". Calls nest in no way; end must follow begin. */
+/* ---- internal: among the files of the library ---- */
+
+/* The kernel's own ENOTSUPP, not in errno.h: the map kind has no such operation. */
+#define MM_ENOTSUPP 524
+
+/* What libbpf's wrappers of bpf(2) return, as the functions here return it. */
+static inline int mm_or_errno(int result)
+{
+	return result < 0 ? -errno : result;
+}
+
+/* Marks every open capture as "this thread applies". Calls nest in no way; end must follow begin. */
 void mm_apply_begin(void);
 void mm_apply_end(void);
 

@@ -22,6 +22,7 @@
  * ```
  * All integers little endian. The item's bytes, tag included, are what its leaf hash covers (core/merkle.ts).
  */
+import { readUint32 } from './bytes.js';
 import { MapmeshError } from './errors.js';
 import { FRAME_BYTES_MAX } from './limits.js';
 import type { MapShape } from './map-port.js';
@@ -288,8 +289,4 @@ export function coverOf(view: BatchView, hash: Hash): Cover {
 
 export function wire(found: string, wanted: string): MapmeshError {
   return new MapmeshError('ERR_WIRE', `Cannot decode frame: ${found}, expected ${wanted}`);
-}
-
-function readUint32(bytes: Uint8Array, at: number): number {
-  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
 }

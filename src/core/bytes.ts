@@ -26,6 +26,11 @@ export function copyRange(from: Uint8Array, start: number, end: number, to: Uint
   for (let i = start, o = at; i < end; i++, o++) to[o] = from[i]!;
 }
 
+/** A little endian number of four bytes. */
+export function readUint32(bytes: Uint8Array, at: number): number {
+  return (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
+}
+
 export function isZero(bytes: Uint8Array, start: number, end: number): boolean {
   for (let i = start; i < end; i++) if (bytes[i] !== 0) return false;
   return true;

@@ -3,12 +3,13 @@
  * so 10.0.0.1/8 and 10.0.0.2/8 are one entry; a register needs one name for it: the one with those bits zero.
  * Source: kernel/bpf/lpm_trie.c, struct bpf_lpm_trie_key.
  */
+import { readUint32 } from './bytes.js';
+
 export const LPM_PREFIX_BYTES = 4;
 
 /** Clears the bits beyond the prefix in place. @returns whether that changed the key. */
 export function canonicalLpmKey(bytes: Uint8Array, at: number, keyBytes: number): boolean {
-  const prefixBits =
-    (bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24)) >>> 0;
+  const prefixBits = readUint32(bytes, at);
   let changed = false;
   for (let i = LPM_PREFIX_BYTES; i < keyBytes; i++) {
     const keptBits = Math.min(8, Math.max(0, prefixBits - (i - LPM_PREFIX_BYTES) * 8));

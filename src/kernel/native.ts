@@ -12,7 +12,7 @@ import { KEY_BYTES_MAX } from '../core/limits.js';
 import { RECORD_HEADER_BYTES } from '../core/ring-record.js';
 
 /** MM_ABI_VERSION of bpf/capture.h that this file was written against. */
-const ABI_VERSION = 2;
+const ABI_VERSION = 3;
 const ABI_WORDS = 8;
 
 /** Byte sizes of the structs that cross the border. */
@@ -115,7 +115,6 @@ export interface Native {
   captureDrain(handle: number, out: Uint8Array, outBytes: number): number;
   /** Runs on a thread of libuv's pool, and holds it. */
   captureWait(handle: number, timeoutMs: number, quietUs: number): Promise<number>;
-  captureWake(handle: number): number;
   /** @param out ringFull, skipped, unreadable. */
   captureLosses(handle: number, mapId: number, out: Float64Array): number;
   captureClose(handle: number): number;
@@ -204,7 +203,6 @@ function open(path: string): Native {
     captureUnwatch: library.func('int mm_capture_unwatch(int handle, uint32_t map_id)'),
     captureDrain: library.func('int mm_capture_drain(int handle, void *out, uint32_t out_bytes)'),
     captureWait: onThread(library.func('int mm_capture_wait(int handle, int timeout_ms, uint32_t quiet_us)')),
-    captureWake: library.func('int mm_capture_wake(int handle)'),
     captureLosses: library.func('int mm_capture_losses(int handle, uint32_t map_id, void *out)'),
     captureClose: library.func('int mm_capture_close(int handle)'),
   };
