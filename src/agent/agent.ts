@@ -183,7 +183,7 @@ export async function composeAgent(
   });
   const pump = new Pump(maps, capture, mesh, timers, log, fail);
   const sweeps = new Sweeps(maps, { pump, capture, clock, timers, log, random: () => random.next() });
-  const expiries = new Expiries(maps, { pump, clock, timers, random: () => random.next() }, fail);
+  const expiries = new Expiries(maps, { pump, members, timers, random: () => random.next() }, fail);
   const standby = new Standby({ pump, sweeps, timers, log }, fail);
   const reconciler = new Reconciler(
     { maps, mesh, origins, clock, timers, log },
@@ -219,7 +219,7 @@ export async function composeAgent(
       headOf: (map, peerId) => map.core.replica.batches.head(origins.intern(publicKeyOfPeerId(peerId))),
       isHeldBackDue: (map) => map.core.replica.heldBackUs <= clock.wallUs(),
       onNeighbour: (peerId, hello) => sharedMaps.hear(peerId, hello),
-      onHello: (peerId, hello) => members.hear(peerId, hello),
+      onHello: (peerId, hello, isLinked) => members.hear(peerId, hello, isLinked),
       onReadiness: () => readiness.changed(),
     },
     {

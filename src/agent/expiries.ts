@@ -1,9 +1,9 @@
 /** Has maps with a time to live delete what nobody has touched (core/expiry.ts), in rounds of short turns. */
-import type { Clock } from '../core/clock.js';
 import { Expiry } from '../core/expiry.js';
 import { isArrayKind } from '../core/map-port.js';
 import type { Timer, Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
+import type { Members } from './members.js';
 import type { Pump } from './pump.js';
 import { Turns } from './turns.js';
 
@@ -16,7 +16,8 @@ const ROUND_MS_MAX = 10_000;
 
 export interface ExpiriesComponents {
   readonly pump: Pump;
-  readonly clock: Clock;
+  /** Its clock says what is over its time: on one that is ahead everything would be. */
+  readonly members: Pick<Members, 'soberWallUs'>;
   readonly timers: Timers;
   random(): number;
 }
@@ -67,10 +68,10 @@ export class Expiries {
   }
 
   async #round(map: AgentMap, expiry: Expiry): Promise<void> {
-    const { pump, clock, timers } = this.#components;
+    const { pump, members, timers } = this.#components;
     const turns = new Turns(timers);
     for (let isDone = false; !isDone && !this.#stopped && mayExpire(map); ) {
-      const step = expiry.step(clock.wallUs(), map.policy.ttlMs * 1000);
+      const step = expiry.step(members.soberWallUs(), map.policy.ttlMs * 1000);
       isDone = step.isDone;
       map.core.counters.expired += step.expired;
       if (step.expired > 0) pump.scheduleFlush();

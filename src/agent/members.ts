@@ -32,6 +32,10 @@ const HORIZON_STEP_US_MAX = 5_000_000;
 const PURGE_ENTRIES = 16_384;
 /** Most members, those that are away included: what peers can make us remember, and wait for. */
 export const MEMBERS_MAX = 1024;
+/** What others tell of when a member was last heard of counts if that is later by so much: far more than a hello takes on its way.
+ * Of a short time after which members are forgotten, by this share. */
+const HEARSAY_NEWER_MS = 30_000;
+const HEARSAY_NEWER_SHARE = 0.1;
 /** How often it is written down when members were last heard of. */
 const SAVE_MS = 60_000;
 const FILE = 'members';
@@ -68,6 +72,7 @@ export interface MemberReport {
 }
 
 interface Member {
+  readonly origin: number;
   /** When it was last heard of, by the clock that nobody sets: one that is set ahead must not make the others look long gone. */
   seenMs: number;
   /** The link to it is gone, or it is known from others or the disk alone, and it has not been heard of since. */
@@ -104,7 +109,7 @@ export class Members {
   add(map: AgentMap): void {
     const stability = new Stability(map.core.replica);
     // Who has heard of the map already says so in its next hello; until then nothing is stable.
-    for (const peerId of this.#members.keys()) stability.expect(this.#originOf(peerId));
+    for (const { origin } of this.#members.values()) stability.expect(origin);
     this.#stability.set(map, stability);
   }
 
@@ -132,12 +137,16 @@ export class Members {
     await this.#save();
   }
 
-  /** Takes in what a member says of itself and of others. */
-  hear(peerId: string, hello: AgentHello): void {
+  /**
+   * Takes in what a member says of itself and of others.
+   * @param isLinked else it was relayed: whoever passes it on may have made up the member, and its key
+   */
+  hear(peerId: string, hello: AgentHello, isLinked: boolean): void {
     const nowMs = this.#wallMs();
-    const origin = this.#originOf(peerId);
-    if (!this.#members.has(peerId)) this.#makeRoom();
+    const origin = isLinked ? this.#admit(peerId) : this.#introduce(peerId);
+    if (origin === undefined) return;
     this.#members.set(peerId, {
+      origin,
       seenMs: this.#nowMs(),
       isLost: false,
       clockAheadMs: hello.wallMs - nowMs,
@@ -170,7 +179,8 @@ export class Members {
   /** The map was reconciled with that member, and registers dropped for its horizon: what the log has of that is not to be alone. */
   reconciled(map: AgentMap, peerId: string): void {
     this.#noteHorizon(map);
-    this.#stability.get(map)?.told(this.#originOf(peerId));
+    const origin = this.#members.get(peerId)?.origin;
+    if (origin !== undefined) this.#stability.get(map)?.told(origin);
   }
 
   /** What this node says of a map. */
@@ -218,6 +228,11 @@ export class Members {
     return Math.floor((Math.max(...this.#clockOffsetsMs.values()) + this.#components.timers.nowMs()) * 1000);
   }
 
+  /** What our clock shows, or the one in the middle if that is behind it: nothing is done too early because one clock is ahead. */
+  soberWallUs(): number {
+    return Math.min(this.#components.clock.wallUs(), this.#medianWallUs(Math.floor));
+  }
+
   /**
    * What the clock in the middle shows of all heard of, ours among them: no single one can drag stamps into the future.
    * @param round which of two in the middle
@@ -232,20 +247,36 @@ export class Members {
 
   /** A member was last heard of so long ago. */
   #recall(peerId: string, awayMs: number): void {
-    if (awayMs > this.#options.forgetAfterMs) return;
+    const { forgetAfterMs } = this.#options;
+    if (awayMs > forgetAfterMs) return;
     const seenMs = this.#nowMs() - Math.max(0, awayMs);
     const known = this.#members.get(peerId);
     if (known !== undefined) {
-      known.seenMs = Math.max(known.seenMs, seenMs);
+      // What is told is younger by the way that it took. Passed on and on, that would keep a member for ever.
+      const newerMs = Math.min(HEARSAY_NEWER_MS, forgetAfterMs * HEARSAY_NEWER_SHARE);
+      if (seenMs - known.seenMs > newerMs) known.seenMs = seenMs;
       return;
     }
-    // What others say of somebody must not crowd out those that speak for themselves.
-    if (this.#members.size >= MEMBERS_MAX) return;
-    const origin = this.#components.origins.introduce(publicKeyOfPeerId(peerId));
+    const origin = this.#introduce(peerId);
     if (origin === undefined) return;
-    this.#members.set(peerId, { seenMs, isLost: true, clockAheadMs: null });
+    this.#members.set(peerId, { origin, seenMs, isLost: true, clockAheadMs: null });
     this.#unsaved = true;
     for (const stability of this.#stability.values()) stability.expect(origin);
+  }
+
+  /** The number of a member that speaks for itself: there is always room for one. */
+  #admit(peerId: string): number {
+    if (!this.#members.has(peerId)) this.#makeRoom();
+    return this.#components.origins.intern(publicKeyOfPeerId(peerId));
+  }
+
+  /** The number of a member of which others speak; undefined if there is no room: it must not crowd out those that were here. */
+  #introduce(peerId: string): number | undefined {
+    const known = this.#members.get(peerId);
+    if (known !== undefined) return known.origin;
+    if (this.#members.size >= MEMBERS_MAX) return undefined;
+    this.#unsaved = true;
+    return this.#components.origins.introduce(publicKeyOfPeerId(peerId));
   }
 
   async #tick(): Promise<void> {
@@ -277,11 +308,13 @@ export class Members {
     }
   }
 
-  /** For a member that speaks for itself: the one that was not heard of for longest goes. */
+  /** Of those that nothing proves, else of all, the one goes that was not heard of for longest. */
   #makeRoom(): void {
     this.#unsaved = true;
     if (this.#members.size < MEMBERS_MAX) return;
-    const [peerId] = [...this.#members].reduce((oldest, each) =>
+    const { origins } = this.#components;
+    const unproven = [...this.#members].filter(([, { origin }]) => !origins.isProven(origin));
+    const [peerId] = (unproven.length > 0 ? unproven : [...this.#members]).reduce((oldest, each) =>
       each[1].seenMs < oldest[1].seenMs ? each : oldest,
     );
     this.#drop(peerId);
@@ -289,10 +322,9 @@ export class Members {
   }
 
   #drop(peerId: string): void {
+    const { origin } = this.#members.get(peerId)!;
     this.#members.delete(peerId);
     this.#unsaved = true;
-    const origin = this.#components.origins.find(publicKeyOfPeerId(peerId));
-    if (origin === undefined) return;
     for (const stability of this.#stability.values()) stability.forget(origin);
   }
 
@@ -313,7 +345,7 @@ export class Members {
   async #raiseFloors(): Promise<void> {
     const { hlc, journal } = this.#components;
     if (this.#clockOffsetsMs.size === 0) return;
-    const floorUs = Math.min(this.#components.clock.wallUs(), this.#medianWallUs(Math.floor)) - FLOOR_LAG_US;
+    const floorUs = this.soberWallUs() - FLOOR_LAG_US;
     const due = [...this.#stability.values()].filter(
       (each) => each.isFlushed && floorUs - each.floorUs >= this.#horizonStepUs,
     );
@@ -335,8 +367,10 @@ export class Members {
 
   /** Which members hold nothing up: with too many tombstones, those that are away. */
   #notWaitedFor(map: AgentMap): (origin: number) => boolean {
-    const away = this.#hasTooMany(map) ? this.report().filter((each) => each.away) : [];
-    const origins = new Set(away.map(({ peerId }) => this.#originOf(peerId)));
+    if (!this.#hasTooMany(map)) return () => false;
+    const nowMs = this.#nowMs();
+    const away = [...this.#members.values()].filter(({ seenMs }) => nowMs - seenMs > AWAY_MS);
+    const origins = new Set(away.map(({ origin }) => origin));
     return (origin) => origins.has(origin);
   }
 
@@ -381,10 +415,6 @@ export class Members {
     this.#unsaved = false;
     const stored = this.report().map(({ peerId, lastSeenMs }) => ({ peerId, lastSeenMs }));
     await this.#components.store?.writeFile(FILE, `${JSON.stringify(stored)}\n`);
-  }
-
-  #originOf(peerId: string): number {
-    return this.#components.origins.intern(publicKeyOfPeerId(peerId));
   }
 
   #nowMs(): number {

@@ -57,7 +57,8 @@ export interface MembershipHooks {
   /** A peer that this node is linked to says this, before anything follows from it. */
   onNeighbour(peerId: string, hello: AgentHello): void;
   /** What a member says, connected or not. */
-  onHello(peerId: string, hello: AgentHello): void;
+  /** @param isLinked the member is a neighbour; else it was relayed */
+  onHello(peerId: string, hello: AgentHello, isLinked: boolean): void;
   /** {@link Membership.ready} may have changed. */
   onReadiness(): void;
 }
@@ -196,7 +197,7 @@ export class Membership {
     this.#firstPeerMs ??= heardMs;
     this.#aloneSinceMs = null;
     this.#hooks.onNeighbour(peerId, hello);
-    this.#hooks.onHello(peerId, hello);
+    this.#hooks.onHello(peerId, hello, true);
     for (const theirs of hello.maps) {
       const ours = this.#find(theirs);
       if (ours === undefined || !this.#checkShape(ours, peerId, theirs)) continue;
@@ -210,7 +211,7 @@ export class Membership {
   /** A member that we are not linked to says this, relayed by others. */
   distantHello(peerId: string, app: unknown): void {
     const hello = parseAgentHello(app);
-    if (hello !== undefined) this.#hooks.onHello(peerId, hello);
+    if (hello !== undefined) this.#hooks.onHello(peerId, hello, false);
   }
 
   /** The peer can be talked to: whatever only one of both knows is exchanged. */

@@ -7,7 +7,8 @@
  *     guard.deleted(ktimeUs, 1000);         // false: may be believed; the 501st within a second may not
  *
  * For events, what counts is how far the map has shrunk from its largest size within the last second of event time, not
- * how many deletes there were: a table of short-lived connections, where as many come as go, is never held up.
+ * how many deletes there were: a table of short-lived connections, where as many come as go (also from other hosts), is never
+ * held up.
  * Deletes that are not believed count too: the map did lose those entries.
  */
 
@@ -39,10 +40,10 @@ export class DeleteGuard {
     return before >= GUARDED_ENTRIES_MIN && gone > before * this.shareMax;
   }
 
-  /** Notes that an entry came into the map. */
-  inserted(timeUs: number): void {
+  /** Notes that entries came into the map. */
+  inserted(timeUs: number, count = 1): void {
     this.#advance(timeUs);
-    this.#level++;
+    this.#level += count;
     const slot = this.#bucket % BUCKETS;
     this.#peaks[slot] = Math.max(this.#peaks[slot]!, this.#level);
     this.#peak = Math.max(this.#peak, this.#level);

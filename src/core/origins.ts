@@ -58,6 +58,11 @@ export class Origins {
     return number;
   }
 
+  /** It signed something, or we were linked to it: nobody has just made it up. */
+  isProven(number: number): boolean {
+    return !this.#hearsay.has(number);
+  }
+
   /** Undefined for one that was never heard of. */
   find(publicKey: Uint8Array): number | undefined {
     return this.#byHex.get(toHex(publicKey));

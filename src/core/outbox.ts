@@ -102,12 +102,13 @@ export class Outbox {
       provenance.retain(slot, leaf);
       for (const mirror of mirrors) mirror.batched(entries[leaf]!);
     }
+    provenance.settle(slot);
     return frame;
   }
 
   /**
    * The registers of one kept batch as a frame that proves its origin.
-   * @param entries in the order of their leaves, all current registers of that batch.
+   * @param entries current registers of that batch, in any order; one may be there twice.
    */
   relay(slot: number, entries: readonly number[]): Uint8Array {
     const { mapId, table, provenance, origins } = this.#components;

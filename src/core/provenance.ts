@@ -59,7 +59,8 @@ export class Provenance {
   }
 
   /**
-   * Takes a batch in, with no register current yet: call {@link retain} for each, then {@link settle}.
+   * Takes a batch in, with no register current yet: call {@link retain} for each, then {@link settle}. Until then it is not freed,
+   * also if a register is superseded by a later one of the same batch.
    * @returns its slot.
    */
   add(batch: KeptBatch, cover: Cover): number {
@@ -70,7 +71,7 @@ export class Provenance {
     chunk.signatures.set(batch.signature, i * SIGNATURE_BYTES);
     chunk.seqs[i] = batch.seq;
     chunk.leafCounts[i] = batch.leafCount;
-    chunk.live[i] = 0;
+    chunk.live[i] = 1; // whoever takes it in, until it is settled
     chunk.origins[i] = batch.origin;
     if (batch.leafCount > 1) {
       this.#trees.set(slot, { cover, liveLeaves: new Uint8Array(Math.ceil(batch.leafCount / 8)) });
@@ -88,6 +89,7 @@ export class Provenance {
 
   /** Ends taking a batch in: frees or prunes it if few or none of its registers became current. */
   settle(slot: number): void {
+    this.#chunk(slot).live[slot % CHUNK_BATCHES]!--;
     this.#prune(slot, true);
   }
 

@@ -511,3 +511,32 @@ describe('a burst of deletes (I8)', () => {
     assert.deepEqual([h.port.entries.size, h.map.mirror.held.size, h.map.replica.unsent], [200, 0, 0]);
   });
 });
+
+describe('a map in which as many entries come from another host as a program deletes here', () => {
+  const keyOf = (n: number) => new Uint8Array([n & 255, n >> 8, 0, 0]);
+
+  /** @param comes whether new ones come for those that go. @returns deletes that were held back */
+  function held(comes: boolean): number {
+    const clock = new TestClock();
+    const [far, near] = [host('hash', clock), host('hash', clock)];
+    const add = (n: number): void => {
+      far.map.put(keyOf(n), value(1));
+      deliver(far, near);
+      apply(near);
+    };
+    for (let n = 0; n < (comes ? 200 : 490); n++) add(n);
+    clock.advance(5e6);
+    for (let n = 0; n < 290; n++, clock.advance(3333)) {
+      if (comes) add(200 + n);
+      near.port.foreignDelete(keyOf(n));
+      capture(near, { op: RecordOp.DELETE, key: keyOf(n), ktimeUs: clock.monotonicUs() });
+      near.map.capture.settle();
+    }
+    return near.map.counters.heldDeletes;
+  }
+
+  it('is not taken for one that is emptied', () => {
+    assert.equal(held(true), 0);
+    assert.ok(held(false) > 0);
+  });
+});

@@ -1,12 +1,17 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { sha256 } from '../../src/agent/sha256.js';
+import { BatchWriter, signedBytes } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { HASH_BYTES, rootOf } from '../../src/core/merkle.js';
 import { EntryFlag } from '../../src/core/register-table.js';
+import { currentBatches } from '../../src/core/relay.js';
 import type { Replica } from '../../src/core/replica.js';
+import { stampAt } from '../../src/core/stamp.js';
 import { ModelPort } from '../support/model-port.js';
-import { TestClock, type TestNode, testNode } from '../support/node.js';
+import { freshKeys, TestClock, type TestKeys, type TestNode, testNode } from '../support/node.js';
 
 const key = (n: number) => new Uint8Array([n, 0, 0, 0]);
 const value = (n: number) => new Uint8Array([n, n, n, n]);
@@ -251,5 +256,71 @@ describe('Replica', () => {
     for (const replica of [a.map.replica, b.map.replica] as Replica[]) {
       assert.ok(replica.provenance.size <= 5, `${replica.provenance.size} batches for 5 registers`);
     }
+  });
+});
+
+describe('a batch in which a member signed one key twice', () => {
+  /** @param items key, value, and time of the stamp */
+  function batch(like: TestNode, keys: TestKeys, seq: number, items: [number, number, number][]): Uint8Array {
+    const writer = new BatchWriter();
+    writer.reset(like.map.replica.mapId, keys.publicKey, seq);
+    const hashes = new Uint8Array(items.length * HASH_BYTES);
+    items.forEach(([k, v, us], i) => {
+      const { hi, lo } = stampAt(like.clock.wallUs() + us);
+      const at = writer.register(hi, lo, Buffer.concat([key(k), value(v)]), 0, 4, 4, 4, false);
+      hashes.set(sha256(writer.tail(at)).subarray(0, HASH_BYTES), i * HASH_BYTES);
+    });
+    const root = rootOf({ levels: new Uint8Array(items.length), hashes }, items.length, sha256);
+    return writer.finish(items.length, (header) => keys.sign(signedBytes(header, root)));
+  }
+
+  const frames = (like: TestNode): Uint8Array[] => {
+    const keys = freshKeys();
+    const twice = batch(like, keys, 1, [
+      [1, 1, 1],
+      [1, 2, 2],
+    ]);
+    const others = batch(like, keys, 2, [
+      [2, 1, 3],
+      [3, 1, 3],
+    ]);
+    return [twice, others];
+  };
+
+  it('leaves a state that can be passed on, and written over', () => {
+    const clock = new TestClock();
+    const [a, b] = [node(clock), node(clock)];
+    for (const frame of frames(a)) a.map.receive(frame);
+    assert.equal(a.map.replica.provenance.size, 2);
+    for (const frame of currentBatches(a.map.replica)) if (frame !== null) b.map.receive(frame);
+    assert.equal(b.map.replica.digest.hex(), a.map.replica.digest.hex());
+    clock.advance(10);
+    for (const k of [2, 3, 1]) a.map.put(key(k), value(9));
+    assert.equal(flush(a).length, 1);
+    assert.equal(a.map.replica.provenance.size, 1);
+  });
+
+  it('is passed on in part, if only a part of it counts', () => {
+    const clock = new TestClock();
+    const [a, b] = [node(clock), node(clock)];
+    const partly = batch(a, freshKeys(), 1, [
+      [1, 1, 1],
+      [2, 1, 1],
+      [1, 2, 2],
+      [3, 1, 3600e6], // held back: it is of the future
+    ]);
+    const { frame, won, heldBack } = a.map.receive(partly);
+    assert.deepEqual([won, heldBack], [3, 1]);
+    b.map.receive(frame);
+    assert.equal(b.map.replica.digest.hex(), a.map.replica.digest.hex());
+  });
+
+  it('can be restored from the log that has it', () => {
+    const clock = new TestClock();
+    const [a, b] = [node(clock), node(clock)];
+    for (const frame of frames(a)) a.map.receive(frame);
+    for (const k of [2, 3, 1]) a.map.put(key(k), value(9));
+    for (const frame of [...frames(a), ...flush(a)]) b.map.replica.restore(frame);
+    assert.equal(b.map.replica.entries, 3);
   });
 });

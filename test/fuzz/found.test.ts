@@ -162,10 +162,10 @@ describe('hellos', () => {
       catalog: '0123456789abcdef',
       away: Array.from({ length: away }, () => ({ peerId: peerId(), awayMs: 1000 })),
     });
-    for (let i = 0; i < 3 * (MEMBERS_MAX / AWAY_MAX); i++) members.hear(peerId(), hello(AWAY_MAX));
+    for (let i = 0; i < 3 * (MEMBERS_MAX / AWAY_MAX); i++) members.hear(peerId(), hello(AWAY_MAX), true);
     assert.equal(members.report().length, MEMBERS_MAX);
     const honest = peerId();
-    members.hear(honest, hello(0));
+    members.hear(honest, hello(0), true);
     assert.ok(
       members.report().some((member) => member.peerId === honest),
       'there is room for who speaks',

@@ -186,7 +186,7 @@ const hello: Target = {
         const parsed = parseAgentHello(parseJson(bytes));
         if (parsed === undefined) throw REFUSED;
         const from = random.chance(0.5) ? random.pick(known) : peerIds(random, 1)[0]!;
-        members.hear(from, parsed);
+        members.hear(from, parsed, random.chance(0.5));
         members.word(map);
         members.away();
       },
