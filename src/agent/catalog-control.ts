@@ -90,7 +90,8 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
       valueBytes,
     })),
   });
-  let adding: Promise<unknown> = Promise.resolve();
+  /** Names that are being added: who is second must not take back what the first has bound and made. */
+  const adding = new Set<string>();
   const add: CatalogControl['add'] = async (name, given) => {
     if (!MAP_NAME.test(name))
       throw new MapmeshError(
@@ -154,11 +155,15 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
         })),
       };
     },
-    // One after another: of two by one name the one that is refused must not take back what the other has bound and made.
-    add: (name, given) => {
-      const added = adding.then(() => add(name, given));
-      adding = added.catch(() => undefined);
-      return added;
+    add: async (name, given) => {
+      if (adding.has(name))
+        throw new MapmeshError('ERR_USAGE', `Cannot add map "${name}": it is just being added`);
+      adding.add(name);
+      try {
+        return await add(name, given);
+      } finally {
+        adding.delete(name);
+      }
     },
     set: async (name, words) => {
       const policy = withSince(name, parsePolicyWords(words));

@@ -168,7 +168,7 @@ describe('a map that cannot be', () => {
     assert.deepEqual(bound, ['bind', 'unbind']);
   });
 
-  it('is the one that was asked for first, of two at once by one name', async () => {
+  it('is that of who asked first, of two at once by one name', async () => {
     const { control, bound, state } = node();
     const from = '/sys/fs/bpf/x';
     const [first, second] = [control.add('m', { from }), control.add('m', { from })];
