@@ -13,6 +13,7 @@ import type { Readable } from 'node:stream';
 import fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from 'fastify';
 import { type ApiAddress, formatApiAddress, type HostPort } from '../core/api-address.js';
 import { MapmeshError } from '../core/errors.js';
+import { VALUE_BYTES_MAX } from '../core/limits.js';
 import { refuseWebPages } from './browser-guard.js';
 import { CONNECTION_LIMITS, type ConnectionLimits, refuseConnection } from './connections.js';
 import type { AgentControl } from './control.js';
@@ -21,9 +22,10 @@ import { addRoutes } from './routes.js';
 import { SocketFile } from './socket-file.js';
 import { WATCH_LIMITS, type WatchLimits, WatchStream } from './watch-stream.js';
 
-/** A value of 256 KiB (the largest that fits a message) as hex in JSON, and some room. */
-const BODY_BYTES_MAX = 1024 * 1024;
-/** A key of 4 KiB as hex with colons; find-my-way's own limit of 100 would refuse ordinary keys. */
+/** The largest value as hex with colons in JSON, and some room. */
+const BODY_BYTES_MAX = 4 * VALUE_BYTES_MAX;
+/** Far more than the largest key as hex with colons: who asks for a longer one is told its size, not that there is no such
+ * route. find-my-way's own limit of 100 would refuse ordinary keys. */
 const PARAM_CHARS_MAX = 12 * 1024;
 /** A request that has not arrived completely by then is cut off. */
 const REQUEST_TIMEOUT_MS = 10_000;

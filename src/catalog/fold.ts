@@ -9,9 +9,9 @@
 import type { UpdateEnvelope } from './envelope.js';
 import { FOLD_BYTES_MAX } from './limits.js';
 
-/** Numbers `[from, to)` of what one client of the document made, or deleted. */
+/** Numbers `[from, to)` of what one client of the document made. */
 export interface Span {
-  /** Of the client, and whether it is about deletes: spans of the same name can be compared. */
+  /** The client: spans of the same one can be compared. */
   readonly of: string;
   readonly from: number;
   readonly to: number;

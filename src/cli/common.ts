@@ -21,7 +21,7 @@ export function withClientFlags(command: Command): Command {
     .option('--json', 'print JSON');
 }
 
-/** For commands that have no log of their own: `debug` shows the stack of a failure. main.ts reads it. */
+/** For commands that have no log of their own: `debug` shows the stack of a failure. failure.ts reads it. */
 export function withLogLevel(command: Command): Command {
   const option = new Option('--log-level <LEVEL>', 'debug: show the stack when the command fails');
   return command.addOption(option.choices(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']));

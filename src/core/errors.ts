@@ -8,7 +8,8 @@
 
 /** Every code, with what it means. README lists the same table; a test compares the two. */
 export const ERROR_CODES = {
-  ERR_USAGE: 'a flag, argument or combination of them that the command line does not take',
+  ERR_USAGE:
+    'a command line or an HTTP request that is not taken: flags, arguments, routes, keys out of range, what does not go with how things are',
   ERR_CONFIG: 'the configuration (flags, file) has problems; all of them are listed',
   ERR_NOT_ROOT:
     'the operation needs privileges that this process lacks: root, or the capabilities that the hint names',
@@ -16,7 +17,8 @@ export const ERROR_CODES = {
   ERR_NO_SUCH_KEY: 'the map has no entry with this key',
   ERR_AMBIGUOUS_MAP: 'several kernel maps match the selector',
   ERR_MAP_KIND: 'maps of this kind cannot be replicated',
-  ERR_MAP_SHAPE: 'two nodes disagree on kind, key size or value size of a map',
+  ERR_MAP_SHAPE:
+    'a map differs in kind, sizes, byte order or layout from that of another node, or from what the catalog says',
   ERR_MAP_FULL: 'the kernel map has no room for the entry',
   ERR_KEY_SIZE: 'a key or value does not have the size that the map has',
   ERR_KERNEL: 'a bpf(2) call failed for a reason not named by another code',
@@ -29,7 +31,7 @@ export const ERROR_CODES = {
   ERR_CLUSTER: 'a peer or a data directory belongs to another cluster',
   ERR_DATA_DIR: 'the data directory cannot be used',
   ERR_WIRE: 'bytes from a peer do not decode; never fatal, counted against the sender',
-  ERR_SIGNATURE: 'a batch whose signature does not match its origin',
+  ERR_SIGNATURE: 'a batch, or a change of the catalog, whose signature is not that of whom it names',
   ERR_EDITOR: 'a change of the catalog by a node that is not on its list of editors',
   ERR_WRITER: 'a write to a map by a node that is not one of its writers',
   ERR_PEER: 'a peer is gone, or a stream to it broke',

@@ -8,8 +8,8 @@ import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import type { ChangeJson, RegisterJson } from '../../src/api/wire-format.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { until } from '../support/until.js';
 import { FakeControl, FullControl, sampleMap, sampleStatus } from './fake-control.js';
-import { until } from './until.js';
 
 let control: FullControl;
 let server: ApiServer;
@@ -169,7 +169,7 @@ describe('entries', () => {
 
   it('says how much it takes', async () => {
     const { body } = await json(entry, put(JSON.stringify({ value: '0'.repeat(2 << 20) })));
-    assert.match((body as { error: { message: string } }).error.message, /more than 1048576 bytes/);
+    assert.match((body as { error: { message: string } }).error.message, /more than 524288 bytes/);
   });
 
   it('keeps the reason of what should not happen to itself and the log', async () => {
