@@ -15,7 +15,7 @@ export function writeReadme(readmePath: string, record: RunRecord): void {
 }
 
 /** Figures that say how the tails end are left to the report. */
-export function markdownOf({ machine, startedAt, figures, remarks, durationS }: RunRecord): string {
+function markdownOf({ machine, startedAt, figures, remarks, durationS }: RunRecord): string {
   const rows = figures
     .filter(({ id }) => !id.endsWith('.max'))
     .map((figure) => {

@@ -29,7 +29,7 @@ export function median(values: ArrayLike<number>): number {
 }
 
 /** Linear between ranks. @param sorted ascending, not empty. @param share 0 is the least, 1 the greatest. */
-export function percentileOfSorted(sorted: ArrayLike<number>, share: number): number {
+function percentileOfSorted(sorted: ArrayLike<number>, share: number): number {
   const rank = share * (sorted.length - 1);
   const low = Math.floor(rank);
   const high = Math.min(low + 1, sorted.length - 1);

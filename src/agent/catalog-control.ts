@@ -4,12 +4,13 @@ import type { CatalogControl, CatalogMapReport, CatalogReport, NewMap } from '..
 import type { Catalog } from '../catalog/catalog.js';
 import { kernelRefusals, withNeededFlags } from '../catalog/kernel-rules.js';
 import { MAP_ENTRIES_MAX } from '../catalog/limits.js';
-import { type CatalogMap, MAP_NAME, MAP_SPEC, type MapSpec, shapeOn, typesOf } from '../catalog/map-spec.js';
+import { type CatalogMap, MAP_SPEC, type MapSpec, shapeOn, typesOf } from '../catalog/map-spec.js';
 import { parseBtf } from '../core/btf.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { describe, entryLayout, type Layout } from '../core/layout.js';
 import { KEY_BYTES_MAX, VALUE_BYTES_MAX } from '../core/limits.js';
+import { MAP_NAME, MAP_NAME_WORDS } from '../core/map-name.js';
 import { formatPolicy, type MapPolicy, parsePolicyWords } from '../core/map-policy.js';
 import { MAP_KINDS } from '../core/map-port.js';
 import { peerIdOfPublicKey, publicKeyOfPeerId } from '../mesh/identity.js';
@@ -94,10 +95,7 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
   const adding = new Set<string>();
   const add: CatalogControl['add'] = async (name, given) => {
     if (!MAP_NAME.test(name))
-      throw new MapmeshError(
-        'ERR_USAGE',
-        `Cannot add map "${name}": expected a name of a-z 0-9 . _ -, up to 64`,
-      );
+      throw new MapmeshError('ERR_USAGE', `Cannot add map "${name}": expected ${MAP_NAME_WORDS}`);
     const spec = specFor(name, given, components);
     const policy = withSince(name, parsePolicyWords(given.policy ?? []));
     const added = { ...spec, addedMs: nowMs(), addedBy: peerId };

@@ -143,7 +143,7 @@ function idAt(path: string): number | null {
 }
 
 /** The pin at a path. @param onGrown see {@link ResizePin} */
-export function pinAt(path: string, onGrown?: ConstructorParameters<typeof ResizePin>[1]): PinPort {
+function pinAt(path: string, onGrown?: ConstructorParameters<typeof ResizePin>[1]): PinPort {
   return {
     path,
     identity: () => pinIdentity(path),

@@ -36,7 +36,7 @@ import { type WatchLimits, WatchStream } from './watch-stream.js';
 import { diffJson, NO_ENTRY, registerJson } from './wire-format.js';
 
 /** Longest that one request waits for the node to become ready; clients ask again. */
-export const WAIT_READY_MS_MAX = 60_000;
+const WAIT_READY_MS_MAX = 60_000;
 
 const NDJSON = 'application/x-ndjson; charset=utf-8';
 

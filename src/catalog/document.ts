@@ -21,11 +21,12 @@
 import * as Y from 'yjs';
 import { z } from 'zod';
 import { MapmeshError } from '../core/errors.js';
+import { MAP_NAME } from '../core/map-name.js';
 import { formatPolicy, type MapPolicy, PEER_ID, parsePolicy } from '../core/map-policy.js';
 import { Fields, NUMBER_MAX, numberIn } from './fields.js';
 import { joined, type Span } from './fold.js';
 import { MAP_ENTRIES_MAX, MAPS_MAX } from './limits.js';
-import { ADDED_SPEC, type AddedSpec, type CatalogMap, MAP_NAME, shapeHash, TIME_MS } from './map-spec.js';
+import { ADDED_SPEC, type AddedSpec, type CatalogMap, shapeHash, TIME_MS } from './map-spec.js';
 
 export const FORMAT_VERSION = 1;
 
@@ -82,14 +83,15 @@ interface Standing extends Entry {
   readonly hash: string;
 }
 
-export interface Said {
+/** What an update says. */
+export interface UpdateContent {
   /** Numbers of the structs in it, {@link joined}. */
   readonly spans: readonly Span[];
   readonly entries: readonly Entry[];
 }
 
 /** Takes time by the bytes of the update, whoever made it. @throws MapmeshError ERR_WIRE */
-export function readUpdate(update: Uint8Array): Said {
+export function readUpdate(update: Uint8Array): UpdateContent {
   const { structs } = CatalogDocument.reading(() => Y.decodeUpdate(update));
   const spans = structs.flatMap((each): Span[] => {
     const { client, clock } = each.id;
@@ -122,7 +124,10 @@ export class CatalogDocument {
     this.#clientId = clientId;
   }
 
-  /** What is amiss with an update is the fault of who signed it. @throws MapmeshError ERR_WIRE */
+  /**
+   * What is amiss with an update is the fault of who signed it. Static, so that the fuzzer can show that it notices the lack of it.
+   * @throws MapmeshError ERR_WIRE
+   */
   static reading<T>(read: () => T): T {
     try {
       return read();

@@ -6,9 +6,6 @@ import { type MapPolicy, PEER_ID } from '../core/map-policy.js';
 import { isPerCpuKind, MAP_KINDS, type MapShape, type MapTypes } from '../core/map-port.js';
 import { BTF_BYTES_MAX, MAP_ENTRIES_MAX } from './limits.js';
 
-/** Names of replicated maps. */
-export const MAP_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
-
 const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/;
 
 /** Milliseconds since 1970, as far as a Date goes (ECMA-262, "Time Values and Time Range"). */

@@ -49,7 +49,7 @@ export function createAgentLog(level: LogLevel, options: { readonly pretty: bool
 }
 
 /** `12:00:01.123 INFO  swept  map=blocklist durationMs=12` from a line of JSON. */
-export function prettyLine(json: string): string {
+function prettyLine(json: string): string {
   const { level, time, msg, err, ...fields } = JSON.parse(json) as Record<string, unknown>;
   const clock = String(time).slice(11, 23);
   const shown = Object.entries(fields).map(([name, value]) => `${name}=${fieldText(value)}`);

@@ -38,7 +38,9 @@ export interface RunComponents {
  */
 export const STOP_MS_MAX = 10_000;
 
-type Ending = { readonly signal: NodeJS.Signals } | { readonly error: unknown };
+interface Ending {
+  readonly signal: NodeJS.Signals;
+}
 
 /** Runs until the agent has stopped. @throws MapmeshError when it cannot start. @returns the exit code. */
 export async function runAgent(settings: AgentSettings, components: RunComponents): Promise<0 | 1> {
@@ -59,15 +61,11 @@ export async function runAgent(settings: AgentSettings, components: RunComponent
 
 /** Told to stop while still starting: lets the start finish, for what it opened must be closed. */
 async function endEarly(
-  end: Ending,
+  { signal }: Ending,
   starting: Promise<RunningAgent>,
   components: RunComponents,
 ): Promise<0 | 1> {
-  if ('error' in end) {
-    components.log.fatal({ err: end.error }, 'the agent failed while it started');
-    return 1;
-  }
-  components.log.info({ signal: end.signal }, 'stopping before the start was complete');
+  components.log.info({ signal }, 'stopping before the start was complete');
   await withinLimit(async () => (await starting).stop(), components);
   return 0;
 }
@@ -85,7 +83,7 @@ async function withinLimit(stop: () => Promise<void>, components: RunComponents)
   }
 }
 
-/** Resolves with the first thing that ends the process; a second signal ends it on the spot. */
+/** Resolves with the first signal; a second one, and what nobody caught, ends the process on the spot. */
 function processEnding({ log, exit }: RunComponents): Promise<Ending> {
   return new Promise((resolve) => {
     let signals = 0;

@@ -22,7 +22,7 @@ import { MapmeshError } from '../core/errors.js';
 import type { Problem, SettingsSource } from './settings.js';
 
 /** A config file has a few hundred lines; who passes the wrong file (a core dump) should be told at once. */
-export const CONFIG_FILE_BYTES_MAX = 1024 * 1024;
+const CONFIG_FILE_BYTES_MAX = 1024 * 1024;
 
 /**
  * Brackets that may be open at a time; settings have two. The parser calls itself for each, and can take the whole process

@@ -14,6 +14,7 @@ import { z } from 'zod';
 import { API_ADDRESS_WORDS, type ApiAddress, parseApiAddress } from '../core/api-address.js';
 import type { CaptureTier } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
+import { MAP_NAME, MAP_NAME_WORDS } from '../core/map-name.js';
 import { DEFAULTS, LIMITS } from './defaults.js';
 import { nearestWord } from './nearest-word.js';
 import {
@@ -38,7 +39,7 @@ export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' |
 
 /** Everything that the agent can be told, checked and with defaults filled in. */
 export interface AgentSettings extends PolicySettings {
-  /** In the order given; names are unique. May be empty: a node that only helps others to find each other. */
+  /** In the order given; names are unique. Empty only with a `pinRoot` ({@link checkPurpose}). */
   readonly maps: readonly MapBinding[];
   /** Folder of a bpffs for the maps of the catalog; null: only `maps` are replicated. */
   readonly pinRoot: string | null;
@@ -77,11 +78,6 @@ export interface AgentSettings extends PolicySettings {
   /** What is said of single maps. Each name is that of a map; for one name the later wins, key by key. */
   readonly policies: readonly PolicyChoice[];
 }
-
-/** Names of replicated maps. */
-export const MAP_NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
-export const MAP_NAME_WORDS =
-  'a name of at most 64 characters a-z 0-9 . _ -, starting with a letter or a digit';
 
 const CLUSTER_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 
@@ -198,7 +194,7 @@ function withoutMap(
 }
 
 /** One error for all problems, each on a line of its own. */
-export function configError(problems: readonly Problem[]): MapmeshError {
+function configError(problems: readonly Problem[]): MapmeshError {
   const inOrder = problems.toSorted((a, b) => a.where.localeCompare(b.where, 'en', { numeric: true }));
   // A value that is wrong in two ways (too large, and no whole number) is one problem.
   const lines = [...new Set(inOrder.map(({ where, what }) => `  ${where}: ${what}`))];

@@ -73,7 +73,7 @@ export function mapIdOf(
 }
 
 /** Size of an item that carries a register. */
-export function itemBytes(keyBytes: number, valueBytes: number, tombstone: boolean): number {
+function itemBytes(keyBytes: number, valueBytes: number, tombstone: boolean): number {
   return 1 + STAMP_BYTES + keyBytes + (tombstone ? 0 : valueBytes);
 }
 

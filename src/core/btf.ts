@@ -14,7 +14,7 @@ const MAGIC = 0xeb9f;
 const HEADER_BYTES = 24;
 const TYPE_BYTES = 12;
 /** More than any program has that describes its maps; vmlinux has 150,000. */
-export const BTF_TYPES_MAX = 65_536;
+const BTF_TYPES_MAX = 65_536;
 /** The kernel's own limit of a BTF blob. */
 export const BTF_BYTES_MAX = 16 * 1024 * 1024;
 

@@ -73,7 +73,7 @@ interface PolicyField<T> {
 export const PEER_ID = /^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$/;
 
 /** Every field by its name in {@link MapPolicy}, in the order in which they are shown. */
-export const POLICY_FIELDS: { readonly [K in keyof MapPolicy]: PolicyField<MapPolicy[K]> } = {
+const POLICY_FIELDS: { readonly [K in keyof MapPolicy]: PolicyField<MapPolicy[K]> } = {
   mode: choice('mode', ['live', 'standby']),
   ttlMs: wholeNumber('ttl-ms', POLICY_LIMITS.ttlMsMin, POLICY_LIMITS.ttlMsMax, 'milliseconds', 0),
   evicted: choice('evicted', ['leave', 'restore']),

@@ -35,7 +35,7 @@ export const ASK_NODES_MAX = 1024;
 export const LIST_ITEMS_TARGET = 4096;
 export const LIST_ITEMS_MAX = 15_000;
 /** Most batches in one bundle: each costs the receiver a signature check of about 0.1 ms in one go. */
-export const BUNDLE_BATCHES_MAX = 64;
+const BUNDLE_BATCHES_MAX = 64;
 
 const HEADER_BYTES = 4;
 const SUM_BYTES = 8;

@@ -8,9 +8,10 @@
  * Nothing is added to the machine's own network. Everything bears the demo's name, so that what a killed demo left is
  * known by it and removed by the next one.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { MapmeshError } from '../core/errors.js';
+import { isOutsideBpffs } from '../kernel/bpffs.js';
 import { loadNative } from '../kernel/native.js';
 import { run } from './command.js';
 import { DemoFailure, waitFor } from './failure.js';
@@ -24,8 +25,6 @@ const STATE = '/run/mapmesh-demo';
 const NAMES = '/run/netns';
 const XDP_OBJECT = fileURLToPath(new URL('../../bpf/xdp_blocklist.bpf.o', import.meta.url));
 
-/** Type of a bpffs (BPF_FS_MAGIC). */
-const BPF_FS_MAGIC = 0xcafe4a11;
 const BPF_MAP_TYPE_HASH = 1;
 
 const BRIDGE = 'br0';
@@ -53,7 +52,7 @@ export async function hostsProblem(): Promise<string | undefined> {
   }
 }
 
-export function namespaceOf(name: string): string {
+function namespaceOf(name: string): string {
   return `${PREFIX}${name}`;
 }
 
@@ -72,7 +71,7 @@ export function dataDirOf(name: string): string {
 
 /** The bridge that joins the hosts, in the namespace of this process. */
 export async function makeBridge(): Promise<void> {
-  if (statfsSync(BPFFS).type !== BPF_FS_MAGIC) await run(['mount', '-t', 'bpf', 'bpf', BPFFS]);
+  if (isOutsideBpffs(BPFFS)) await run(['mount', '-t', 'bpf', 'bpf', BPFFS]);
   await run(['ip', 'link', 'add', 'name', BRIDGE, 'type', 'bridge']);
   await run(['ip', 'address', 'add', BRIDGE_ADDRESS, 'dev', BRIDGE]);
   await run(['ip', 'link', 'set', BRIDGE, 'up']);

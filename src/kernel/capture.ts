@@ -38,13 +38,13 @@ export interface CaptureOptions {
   readonly ringBytes?: number;
 }
 
-export const RING_BYTES_DEFAULT = 16 * 1024 * 1024;
+const RING_BYTES_DEFAULT = 16 * 1024 * 1024;
 const RING_BYTES_MIN = 4096;
 /** The kernel takes no larger ring (RINGBUF_MAX_DATA_SZ is 64 GiB, max_entries is an u32). */
 const RING_BYTES_MAX = 2 ** 31;
 
 /** A drain buffer must hold the largest record. */
-export const DRAIN_BYTES_MIN = RECORD_BYTES_MAX;
+const DRAIN_BYTES_MIN = RECORD_BYTES_MAX;
 
 /** Lines of the kernel's reason that are worth repeating: the first names the program, the last ones say why. */
 const REASON_LINES_MAX = 4;

@@ -12,7 +12,7 @@ export const ENOENT = constants.errno.ENOENT;
 export const E2BIG = constants.errno.E2BIG;
 export const EBADF = constants.errno.EBADF;
 export const EAGAIN = constants.errno.EAGAIN;
-export const ENOMEM = constants.errno.ENOMEM;
+const ENOMEM = constants.errno.ENOMEM;
 export const EACCES = constants.errno.EACCES;
 export const EBUSY = constants.errno.EBUSY;
 export const EEXIST = constants.errno.EEXIST;
@@ -60,7 +60,7 @@ export function describeErrno(errno: number): string {
 }
 
 /** Code of a failed operation on a map that was open. */
-export function errnoCode(errno: number): ErrorCode {
+function errnoCode(errno: number): ErrorCode {
   if (errno === EPERM || errno === EACCES) return 'ERR_NOT_ROOT';
   if (errno === E2BIG) return 'ERR_MAP_FULL';
   return 'ERR_KERNEL';

@@ -67,7 +67,7 @@ function readMapTypes(native: Native, fd: number): MapTypes | null {
  *
  * Why a map cannot be replicated, each reason with its code; empty if it can.
  */
-export function mapRefusals(raw: RawMapInfo): { code: 'ERR_MAP_KIND' | 'ERR_LIMIT'; reason: string }[] {
+function mapRefusals(raw: RawMapInfo): { code: 'ERR_MAP_KIND' | 'ERR_LIMIT'; reason: string }[] {
   const type = kernelMapType(raw.type);
   if (type.kind === null)
     return [{ code: 'ERR_MAP_KIND', reason: `it is a ${type.name} map: ${type.refusal}` }];

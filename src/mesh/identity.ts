@@ -25,7 +25,7 @@ import type { Ed25519PrivateKey, PeerId } from '@libp2p/interface';
 import { peerIdFromPublicKey, peerIdFromString } from '@libp2p/peer-id';
 
 /** Length of an encoded identity. */
-export const IDENTITY_BYTES = 68;
+const IDENTITY_BYTES = 68;
 /** Length of a raw Ed25519 public key. */
 export const PUBLIC_KEY_BYTES = 32;
 /** Length of an Ed25519 signature. */

@@ -100,8 +100,8 @@ export interface Mesh {
   /** Publishes to the topic's peers. @throws MapmeshError ERR_LIMIT if over {@link MESSAGE_BYTES_MAX}. */
   publish(topic: string, data: Uint8Array): Promise<PublishResult>;
   /**
-   * Bytes queued towards the slowest peer that keeps up: the flush pauses above {@link BACKLOG_BYTES_PAUSE}. A peer
-   * that stays behind the others for a second no longer counts, so that it costs them nothing; what overflows its
+   * Bytes queued towards the slowest peer that keeps up: publishing more while there are many only makes queues longer (agent/pump.ts). A
+   * peer that stays behind the others for a second no longer counts, so that it costs them nothing; what overflows its
    * queue is in `missed`. The fastest peer always counts.
    */
   backlogBytes(): number;
@@ -120,8 +120,6 @@ export interface Mesh {
 
 /** Largest gossip message. Far under gossipsub's 4 MiB so that many fit into one RPC (FACTS trap 2). */
 export const MESSAGE_BYTES_MAX = 256 * 1024;
-/** Publishing more while {@link Mesh.backlogBytes} is above this only makes queues longer. */
-export const BACKLOG_BYTES_PAUSE = 512 * 1024;
 /** Largest frame on a stream. */
 export const FRAME_BYTES_MAX = 256 * 1024;
 /** Largest hello. */

@@ -99,7 +99,7 @@ export function isLoopback(host: string): boolean {
   return host === '::1' || (isIPv4(host) && host.startsWith('127.'));
 }
 
-export function isUnspecified(host: string): boolean {
+function isUnspecified(host: string): boolean {
   return host === '0.0.0.0' || host === '::' || host === '0:0:0:0:0:0:0:0';
 }
 

@@ -25,7 +25,7 @@ import { type DirLock, LOCK_TEMPORARY_NAME, lockDirectory } from './dir-lock.js'
 
 /** Names in the directory. */
 export const IDENTITY_FILE = 'identity';
-export const CLUSTER_FILE = 'cluster';
+const CLUSTER_FILE = 'cluster';
 
 /** Bits of the identity's mode that let others read or write it. */
 const OTHERS_MODE = 0o077;

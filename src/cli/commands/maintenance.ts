@@ -46,10 +46,7 @@ export function addMaintenanceCommands(program: Command): void {
     });
 }
 
-export function renderCommit(
-  { name, hasChanged, entries, removed, durationMs }: CommitReport,
-  back: boolean,
-) {
+function renderCommit({ name, hasChanged, entries, removed, durationMs }: CommitReport, back: boolean) {
   const state = back ? 'on standby' : 'live';
   if (!hasChanged) return `${name}: is ${state} already`;
   if (back) return `${name}: is on standby`;

@@ -135,7 +135,7 @@ async function shown(report: CatalogReport, name: string, flags: ClientFlags): P
 }
 
 /** For people; pure, so that a test can look at it. */
-export function renderCatalog({ maps, editors: named }: CatalogReport, columns: number): string {
+function renderCatalog({ maps, editors: named }: CatalogReport, columns: number): string {
   if (maps.length === 0) return 'the catalog is empty';
   const rows = maps.map((map) => [
     map.name,
