@@ -26,7 +26,7 @@ describe('two names for one kernel map', { skip, concurrency: false }, () => {
   const nodes = new CatalogNodes();
   let agent: TestAgent;
   after(async () => {
-    await agent.end();
+    await agent?.end(); // none if it did not start
     await nodes.end();
   });
   const isCaptured = async (name: string, pin: string, first: number): Promise<void> => {

@@ -9,19 +9,22 @@ import { addRoutes } from '../../src/api/routes.js';
 import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import { WATCH_LIMITS } from '../../src/api/watch-stream.js';
 import { SILENT_LOG } from '../../src/config/log.js';
+import { until } from '../support/until.js';
 import { FullControl } from './fake-control.js';
-import { until } from './until.js';
 
 const control = new FullControl();
 
 describe('connections', () => {
   it('that are not used are closed: without a request, in the middle of one, and after one', async (t) => {
-    const limits = { ...CONNECTION_LIMITS, headersMsMax: 100, idleMsMax: 100, checkIntervalMs: 20 };
-    const other = await start(t, limits);
-    const said = ['', 'GET /healthz HTTP/1.1\r\nHost: ', 'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n'];
-    const answers = await Promise.all(said.map((text) => answerUntilClosed(other, text)));
-    for (const answer of answers.slice(0, 2)) assert.match(answer, /^HTTP\/1\.1 408 [\s\S]*"ERR_USAGE"/);
-    assert.match(answers[2]!, /^HTTP\/1\.1 200 /);
+    const hurried = await start(t, { ...CONNECTION_LIMITS, headersMsMax: 100, checkIntervalMs: 20 });
+    for (const text of ['', 'GET /healthz HTTP/1.1\r\nHost: ']) {
+      const answer = await answerUntilClosed(hurried, text);
+      assert.match(answer, /^HTTP\/1\.1 408 [\s\S]*"ERR_USAGE"/);
+    }
+    // Its request is to arrive in time whatever else the machine does.
+    const patient = await start(t, { ...CONNECTION_LIMITS, idleMsMax: 100 });
+    const answer = await answerUntilClosed(patient, 'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    assert.match(answer, /^HTTP\/1\.1 200 /);
   });
 
   it('that speak something else are told so', async (t) => {

@@ -8,6 +8,7 @@ import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import type { ChangeJson, RegisterJson } from '../../src/api/wire-format.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { VALUE_BYTES_MAX } from '../../src/core/limits.js';
 import { until } from '../support/until.js';
 import { FakeControl, FullControl, sampleMap, sampleStatus } from './fake-control.js';
 
@@ -169,7 +170,8 @@ describe('entries', () => {
 
   it('says how much it takes', async () => {
     const { body } = await json(entry, put(JSON.stringify({ value: '0'.repeat(2 << 20) })));
-    assert.match((body as { error: { message: string } }).error.message, /more than 524288 bytes/);
+    const { message } = (body as { error: { message: string } }).error;
+    assert.match(message, new RegExp(`more than ${4 * VALUE_BYTES_MAX} bytes`));
   });
 
   it('keeps the reason of what should not happen to itself and the log', async () => {

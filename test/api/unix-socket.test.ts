@@ -25,8 +25,8 @@ import { type ApiServer, startApiServer } from '../../src/api/server.js';
 import { SocketFile } from '../../src/api/socket-file.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import type { ErrorCode, MapmeshError } from '../../src/core/errors.js';
+import { until } from '../support/until.js';
 import { FullControl } from './fake-control.js';
-import { until } from './until.js';
 
 const NOBODY = 65_534;
 const isRoot = process.getuid?.() === 0;

@@ -4,7 +4,7 @@ import { describe, it, mock } from 'node:test';
 import fc from 'fast-check';
 import type { ChangeReport } from '../../src/api/control.js';
 import { type WatchLimits, WatchStream } from '../../src/api/watch-stream.js';
-import { until } from './until.js';
+import { until } from '../support/until.js';
 
 const LIMITS: WatchLimits = { queueBytesMax: 2000, stallMsMax: 60_000, heartbeatMs: 60_000 };
 

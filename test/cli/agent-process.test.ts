@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { until } from '../api/until.js';
+import { until } from '../support/until.js';
 import { BIN, type Running, start } from './run-bin.js';
 
 const FAKE_AGENT = fileURLToPath(new URL('./fake-agent-main.js', import.meta.url));

@@ -12,7 +12,7 @@ import { toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import type { Layout } from '../../src/core/layout.js';
 import { FullControl, sampleStatus } from '../api/fake-control.js';
-import { until } from '../api/until.js';
+import { until } from '../support/until.js';
 import { BIN, type Finished, mapmesh, start } from './run-bin.js';
 
 let control: FullControl;

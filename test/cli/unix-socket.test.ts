@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { ApiClient } from '../../src/api/client.js';
-import { until } from '../api/until.js';
 import { mapmeshUnprivileged } from '../support/agents.js';
+import { until } from '../support/until.js';
 import { BIN, mapmesh, type Running, start } from './run-bin.js';
 
 const NOBODY = 65_534;
@@ -30,7 +30,7 @@ before(async () => {
   agent = await startAgent();
 });
 after(() => {
-  agent.child.kill('SIGKILL');
+  agent?.child.kill('SIGKILL'); // none if it did not start
   rmSync(directory, { recursive: true });
 });
 

@@ -1,7 +1,7 @@
 /** What the kernel tests share: maps to work on, writers in other processes, a recorder of captured changes. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { after } from 'node:test';
 import type { CapturePort } from '../../src/core/capture-port.js';
 import type { MapKind } from '../../src/core/map-port.js';
@@ -9,6 +9,7 @@ import { RecordOp, RingRecords } from '../../src/core/ring-record.js';
 import { type KernelMap, openKernelMap } from '../../src/kernel/kernel-map.js';
 import { kernelTypeOf } from '../../src/kernel/map-kinds.js';
 import { loadNative } from '../../src/kernel/native.js';
+import { BPFFS, mountBpffs } from '../support/kernel-maps.js';
 import { MAP_WRITER } from '../support/map-writer.js';
 
 /** Every wait of these tests ends by then; a hundred times what any of them takes. */
@@ -18,9 +19,6 @@ export const BPF_F_NO_PREALLOC = 1;
 export const BPF_F_RDONLY = 1 << 3;
 export const BPF_F_WRONLY = 1 << 4;
 export const BPF_F_RDONLY_PROG = 1 << 7;
-
-const BPFFS = '/sys/fs/bpf';
-const BPF_FS_MAGIC = 0xcafe4a11;
 
 export interface MapSpec {
   readonly kind?: MapKind;
@@ -57,7 +55,7 @@ export function createMap(spec: MapSpec = {}): KernelMap {
 
 /** A folder of this process on the bpffs (mounted if need be), removed with all its pins when the tests end. */
 export function pinFolder(): string {
-  if (statfsSync(BPFFS).type !== BPF_FS_MAGIC) execFileSync('mount', ['-t', 'bpf', 'bpf', BPFFS]);
+  mountBpffs();
   const folder = `${BPFFS}/mapmesh-test-${process.pid}`;
   mkdirSync(folder, { recursive: true });
   after(() => rmSync(folder, { recursive: true, force: true }));

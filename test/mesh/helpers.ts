@@ -1,6 +1,5 @@
 /** Nodes over real TCP on loopback that record what they see, and a broken peer that speaks by hand. */
 
-import { setTimeout as sleep } from 'node:timers/promises';
 import '../../src/mesh/promise-with-resolvers.js';
 import { RPC } from '@chainsafe/libp2p-gossipsub/message';
 import type { Connection, Stream } from '@libp2p/interface';
@@ -20,21 +19,6 @@ import { createTransport, type Transport } from '../../src/mesh/transport.js';
 
 export const LOOPBACK = '/ip4/127.0.0.1/tcp/0';
 export const CLUSTER = 'test';
-
-/** Waits for a condition; on the deadline it fails and says what it waited for. */
-export async function until(
-  condition: () => boolean,
-  what: string | (() => string),
-  deadlineMs = 15_000,
-): Promise<void> {
-  const endMs = Date.now() + deadlineMs;
-  while (!condition()) {
-    if (Date.now() > endMs) {
-      throw new Error(`not within ${deadlineMs} ms: ${typeof what === 'string' ? what : what()}`);
-    }
-    await sleep(5);
-  }
-}
 
 export interface LoggedLine {
   readonly level: string;

@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { afterEach, test } from 'node:test';
 import { MapmeshError } from '../../src/core/errors.js';
 import { MESSAGE_BYTES_MAX } from '../../src/mesh/mesh.js';
-import { describeLinks, Fleet, fullyConnected, type TestNode, until } from './helpers.js';
+import { until } from '../support/until.js';
+import { describeLinks, Fleet, fullyConnected, type TestNode } from './helpers.js';
 
 const fleet = new Fleet();
 afterEach(() => fleet.stop());
@@ -17,13 +18,13 @@ test('two nodes: up, subscribed, messages both ways', async () => {
   a.listen('m');
   const b = await fleet.start({ bootstrap: [a.address()] });
   b.listen('m');
-  await until(() => a.subscribed.length === 1 && b.subscribed.length === 1, 'both subscribed');
+  await until('both subscribed', () => a.subscribed.length === 1 && b.subscribed.length === 1);
   assert.deepEqual(a.up, [b.mesh.peerId]);
   assert.deepEqual(b.up, [a.mesh.peerId]);
   assert.deepEqual(a.subscribed, [`${b.mesh.peerId} m`]);
   assert.deepEqual(await a.mesh.publish('m', Buffer.from('from a')), { recipients: 1, missed: [] });
   assert.deepEqual(await b.mesh.publish('m', Buffer.from('from b')), { recipients: 1, missed: [] });
-  await until(() => a.received.length === 1 && b.received.length === 1, 'both received');
+  await until('both received', () => a.received.length === 1 && b.received.length === 1);
   assert.equal(Buffer.from(b.received[0]!.data).toString(), 'from a');
   assert.equal(b.received[0]!.from, a.mesh.peerId);
   assert.deepEqual(a.mesh.bootstrapProblems(), []);
@@ -31,9 +32,9 @@ test('two nodes: up, subscribed, messages both ways', async () => {
   assert.equal(peer!.direction, 'outbound');
   assert.equal(peer!.greeted, true);
   assert.deepEqual(peer!.topics, ['m']);
-  await until(() => (a.hellos.get(b.mesh.peerId)?.length ?? 0) >= 3, 'a hello each second');
+  await until('a hello each second', () => (a.hellos.get(b.mesh.peerId)?.length ?? 0) >= 3);
   assert.deepEqual(a.hellos.get(b.mesh.peerId)?.[0], { name: 'test' });
-  await until(() => b.mesh.peers()[0]?.rttMs !== null, 'the round-trip time');
+  await until('the round-trip time', () => b.mesh.peers()[0]?.rttMs !== null);
 });
 
 test('messages arrive complete and in order, also at the size limit', async () => {
@@ -41,13 +42,13 @@ test('messages arrive complete and in order, also at the size limit', async () =
   a.listen('m');
   const b = await fleet.start({ bootstrap: [a.address()] });
   b.listen('m');
-  await until(() => subscribedTo(a, 'm') === 1, 'subscribed');
+  await until('subscribed', () => subscribedTo(a, 'm') === 1);
   const large = Buffer.alloc(MESSAGE_BYTES_MAX, 7);
   await a.mesh.publish('m', large);
   for (let index = 0; index < 500; index++) await a.mesh.publish('m', Buffer.from(`message ${index}`));
   await until(
-    () => b.received.length === 501,
     () => `501 messages, has ${b.received.length}`,
+    () => b.received.length === 501,
   );
   assert.ok(large.equals(b.received[0]!.data));
   b.received.slice(1).forEach(({ data }, index) => {
@@ -63,16 +64,16 @@ test('messages arrive complete and in order, also at the size limit', async () =
 test('a topic subscribed to late is announced, and told of on both sides', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   a.listen('late');
-  await until(() => subscribedTo(b, 'late') === 0 && b.up.length === 1, 'nothing yet');
+  await until('nothing yet', () => subscribedTo(b, 'late') === 0 && b.up.length === 1);
   b.listen('late');
-  await until(() => a.subscribed.length === 1 && b.subscribed.length === 1, 'told of on both sides');
+  await until('told of on both sides', () => a.subscribed.length === 1 && b.subscribed.length === 1);
   b.mesh.unsubscribe('late');
-  await until(() => subscribedTo(a, 'late') === 0, 'b left');
+  await until('b left', () => subscribedTo(a, 'late') === 0);
   assert.deepEqual(await a.mesh.publish('late', Buffer.from('x')), { recipients: 0, missed: [] });
   b.listen('late');
-  await until(() => a.subscribed.length === 2, 'told of again');
+  await until('told of again', () => a.subscribed.length === 2);
 });
 
 test('five nodes that know only the first become a full mesh; it survives the first one, and a sixth joins', async () => {
@@ -83,23 +84,23 @@ test('five nodes that know only the first become a full mesh; it survives the fi
   }
   const five = [first, ...rest];
   await until(
-    () => fullyConnected(five),
     () => `five connected: ${describeLinks(five)}`,
+    () => fullyConnected(five),
   );
   for (const node of five) node.listen('m');
-  await until(() => five.every((node) => subscribedTo(node, 'm') === 4), 'all subscribed');
+  await until('all subscribed', () => five.every((node) => subscribedTo(node, 'm') === 4));
   await rest[0]!.mesh.publish('m', Buffer.from('to four'));
-  await until(() => five.every((node) => node === rest[0] || node.received.length === 1), 'all received');
+  await until('all received', () => five.every((node) => node === rest[0] || node.received.length === 1));
 
   await first.mesh.stop();
-  await until(() => rest.every((node) => node.down.includes(first.mesh.peerId)), 'the first is gone');
+  await until('the first is gone', () => rest.every((node) => node.down.includes(first.mesh.peerId)));
   assert.ok(fullyConnected(rest), describeLinks(rest));
 
   const sixth = await fleet.start({ bootstrap: [first.address() || rest[0]!.address(), rest[0]!.address()] });
   const alive = [...rest, sixth];
   await until(
-    () => fullyConnected(alive),
     () => `the sixth connected: ${describeLinks(alive)}`,
+    () => fullyConnected(alive),
   );
   // The death of one and the coming of another disturbed nobody else.
   for (const node of rest) assert.equal(node.down.length, 1, describeLinks(alive));
@@ -117,13 +118,12 @@ test('nodes that all start at once and dial each other end with one link each wa
   });
   await Promise.all(again.map(({ mesh }) => mesh.start()));
   await until(
-    () => fullyConnected(again),
     () => `all connected: ${describeLinks(again)}`,
+    () => fullyConnected(again),
   );
   const ups = again.map((node) => node.up.length);
-  await until(
-    () => again.every((node) => [...node.hellos.values()].every((list) => list.length >= 4)),
-    'hellos flow',
+  await until('hellos flow', () =>
+    again.every((node) => [...node.hellos.values()].every((list) => list.length >= 4)),
   );
   assert.deepEqual(
     again.map((node) => node.up.length),
@@ -139,8 +139,8 @@ test('DNS names and addresses without a PeerId bootstrap too; our own address is
   const b = await fleet.start({ bootstrap: [`/dns4/localhost/tcp/${port}`] });
   const c = await fleet.start({ bootstrap: [`/ip4/127.0.0.1/tcp/${port}`] });
   await until(
-    () => fullyConnected([a, b, c]),
     () => describeLinks([a, b, c]),
+    () => fullyConnected([a, b, c]),
   );
   const identity = a.identity;
   await a.mesh.stop();
@@ -150,8 +150,8 @@ test('DNS names and addresses without a PeerId bootstrap too; our own address is
     bootstrap: [`/dns/localhost/tcp/${port}`, `/ip4/127.0.0.1/tcp/${port}`],
   });
   await until(
-    () => fullyConnected([again, b, c]),
     () => describeLinks([again, b, c]),
+    () => fullyConnected([again, b, c]),
   );
   assert.deepEqual(again.mesh.bootstrapProblems(), []);
   assert.ok(again.log.some(({ message }) => /our own|leads back/.test(message)));
@@ -160,7 +160,7 @@ test('DNS names and addresses without a PeerId bootstrap too; our own address is
 test('a node that comes back with the same identity is taken in again at once', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   const port = /tcp\/(\d+)/.exec(b.address())![1]!;
   for (let round = 0; round < 3; round++) {
     const last = fleet.nodes.at(-1)!;
@@ -168,8 +168,8 @@ test('a node that comes back with the same identity is taken in again at once', 
     const again = await fleet.start({ identity: b.identity, listen: [`/ip4/127.0.0.1/tcp/${port}`] });
     // b has no bootstrap now: it is a that remembers and redials.
     await until(
-      () => fullyConnected([a, again]),
       () => `round ${round}: ${describeLinks([a, again])}`,
+      () => fullyConnected([a, again]),
     );
   }
 });
@@ -177,7 +177,7 @@ test('a node that comes back with the same identity is taken in again at once', 
 test('streams carry frames both ways with backpressure', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   let served = 0;
   a.mesh.handle('/test/echo', async (stream) => {
     assert.equal(stream.peerId, b.mesh.peerId);
@@ -206,7 +206,7 @@ test('streams carry frames both ways with backpressure', async () => {
 test('a reader that does not read stops the sender, not the process', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   let release = (): void => undefined;
   const released = new Promise<void>((resolve) => {
     release = resolve;
@@ -231,22 +231,22 @@ test('a reader that does not read stops the sender, not the process', async () =
     failure = error;
   });
   let before = -1;
-  await until(() => {
+  await until('the sender stands still', () => {
     const still = before === sent && sent > 0;
     before = sent;
     return still;
-  }, 'the sender stands still');
+  });
   assert.ok(sent < frames / 2, `sent ${sent} frames of 256 KiB to a reader that does not read`);
   release();
   await sending;
   assert.equal(failure, null);
-  await until(() => readBytes === frames * frame.length, 'everything arrives');
+  await until('everything arrives', () => readBytes === frames * frame.length);
 });
 
 test('opening a stream to a stranger, or one that nobody serves, is a typed error', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   await assert.rejects(b.mesh.open('12D3KooWnobody', '/test/x'), MapmeshError);
   const open = async (): Promise<void> => {
     const stream = await b.mesh.open(a.mesh.peerId, '/test/not-served');

@@ -13,6 +13,7 @@ import {
   YAMUX_WINDOW_BYTES_MAX,
 } from '../../src/mesh/limits.js';
 import { MESSAGE_BYTES_MAX } from '../../src/mesh/mesh.js';
+import { until } from '../support/until.js';
 import {
   type BrokenPeer,
   CONTROL,
@@ -20,7 +21,6 @@ import {
   fullyConnected,
   type RpcWriter,
   type TestNode,
-  until,
   wireTopic,
 } from './helpers.js';
 
@@ -41,7 +41,7 @@ async function intruder(node: TestNode): Promise<{ peer: BrokenPeer; gossip: Rpc
   const gossip = await peer.gossip(connection);
   gossip.subscribe(CONTROL);
   gossip.subscribe(wireTopic('m'));
-  await until(() => node.up.includes(peer.peerId), 'the intruder is up');
+  await until('the intruder is up', () => node.up.includes(peer.peerId));
   return { peer, gossip };
 }
 
@@ -58,7 +58,7 @@ test('garbage instead of a connection', async () => {
     socket.write(index % 3 === 0 ? randomBytes(5_000) : index % 3 === 1 ? '\x13/multistream/1.0.0\n' : '');
     return socket;
   });
-  await until(() => fullyConnected([a, b]), 'the others connect');
+  await until('the others connect', () => fullyConnected([a, b]));
   for (const socket of sockets) socket.destroy();
   assert.equal(a.mesh.peers().length, 1);
 });
@@ -66,7 +66,7 @@ test('garbage instead of a connection', async () => {
 test('garbage in the greeting closes that connection only', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   const frame = (text: string | Uint8Array): Uint8Array => {
     const body = Buffer.from(text as string);
     const bytes = Buffer.alloc(4 + body.length);
@@ -105,8 +105,8 @@ test('garbage in the greeting closes that connection only', async () => {
     const stream = await connection.newStream([HELLO_PROTOCOL]);
     stream.sink([attack]).catch(() => undefined);
     await until(
-      () => connection.status !== 'open',
       () => `closed after ${attack.subarray(0, 60).toString()}`,
+      () => connection.status !== 'open',
       8_000,
     );
     await peer.stop();
@@ -128,36 +128,36 @@ test('invalid messages are counted, too many of them end the link; honest peers 
   const { peer, gossip } = await intruder(a);
   for (let index = 0; index < 10; index++) gossip.message(wireTopic('m'), Buffer.from([0xbd, index]));
   await until(
-    () => rejected(a, peer.peerId) === 10,
     () => `10 rejected, has ${rejected(a, peer.peerId)}`,
+    () => rejected(a, peer.peerId) === 10,
   );
   gossip.message(wireTopic('m'), Buffer.alloc(MESSAGE_BYTES_MAX + 1));
-  await until(() => rejected(a, peer.peerId) === 11, 'one byte too many is rejected');
+  await until('one byte too many is rejected', () => rejected(a, peer.peerId) === 11);
   gossip.message(wireTopic('m'), Buffer.alloc(3 * 1024 * 1024));
   gossip.message(CONTROL, Buffer.from('not a heartbeat'));
   const forged = peer.heartbeat();
   forged[forged.length - 100]! ^= 1;
   gossip.message(CONTROL, forged);
   await until(
-    () => rejected(a, peer.peerId) === 14,
     () => `14 rejected, has ${rejected(a, peer.peerId)}`,
+    () => rejected(a, peer.peerId) === 14,
   );
   assert.equal(a.received.length, 0);
   gossip.message(wireTopic('m'), Buffer.from([1]));
-  await until(() => a.received.length === 1, 'a valid one still gets through');
+  await until('a valid one still gets through', () => a.received.length === 1);
   for (let index = 0; index < 2 * REJECTED_MAX; index++) {
     gossip.message(wireTopic('m'), Buffer.from([0xbd, 1, index & 0xff, index >> 8]));
   }
-  await until(() => a.down.includes(peer.peerId), 'thrown out');
+  await until('thrown out', () => a.down.includes(peer.peerId));
   await assert.rejects(async () => {
     const again = await peer.greet(a);
-    await until(() => again.status !== 'open', 'refused');
+    await until('refused', () => again.status !== 'open');
     throw new Error('refused');
   });
   assert.equal(a.up.filter((peerId) => peerId === peer.peerId).length, 1);
-  await until(() => b.subscribed.length === 1 && fullyConnected([a, b]), 'b is there');
+  await until('b is there', () => b.subscribed.length === 1 && fullyConnected([a, b]));
   await b.mesh.publish('m', Buffer.from([2]));
-  await until(() => a.received.length === 2, 'b is heard');
+  await until('b is heard', () => a.received.length === 2);
 });
 
 test('a heartbeat cannot be replayed or forged by a relay', async () => {
@@ -168,10 +168,10 @@ test('a heartbeat cannot be replayed or forged by a relay', async () => {
   gossip.message(CONTROL, beat);
   const own = peer.heartbeat();
   gossip.message(CONTROL, own);
-  await until(() => (a.hellos.get(peer.peerId)?.length ?? 0) === 2, 'greeting and one beat');
+  await until('greeting and one beat', () => (a.hellos.get(peer.peerId)?.length ?? 0) === 2);
   // The same beat again in another envelope: gossipsub takes it for new if one byte differs, the guard does not.
   assert.equal(a.hellos.has(victim.peerId), false, 'a relayed beat is a hint, no hello');
-  await until(() => victim.connections.length > 0, 'the hint is followed: the victim is dialled');
+  await until('the hint is followed: the victim is dialled', () => victim.connections.length > 0);
 });
 
 test('garbage RPCs, subscription floods and foreign topics', async () => {
@@ -206,13 +206,13 @@ test('garbage RPCs, subscription floods and foreign topics', async () => {
     },
   });
   gossip.message(wireTopic('m'), Buffer.from('still here'));
-  await until(() => a.received.length === 1, 'an honest message after all that');
+  await until('an honest message after all that', () => a.received.length === 1);
   assert.ok(rejected(a, peer.peerId) > 0, 'the excess is counted');
   assert.ok(rejected(a, peer.peerId) <= 20);
-  await until(() => b.subscribed.length >= 1 && fullyConnected([a, b]), 'b is there');
+  await until('b is there', () => b.subscribed.length >= 1 && fullyConnected([a, b]));
   const { recipients } = await b.mesh.publish('m', Buffer.from('from b'));
   assert.ok(recipients >= 1);
-  await until(() => a.received.length === 2, 'b is heard');
+  await until('b is heard', () => a.received.length === 2);
   assert.ok(TOPICS_PER_PEER_MAX < 4_000);
 });
 
@@ -241,18 +241,18 @@ test('garbage on a stream reaches its handler as a typed error, nothing else', a
   await write(Buffer.from([0, 0, 0, 10, 1, 2, 3]));
   await write(Buffer.from([0, 0]));
   await until(
-    () => failures.length === 4,
     () => `four failures, has ${failures}`,
+    () => failures.length === 4,
   );
   assert.deepEqual(failures.slice().sort(), ['ERR_LIMIT', 'ERR_LIMIT', 'ERR_PEER', 'ERR_PEER']);
   await write(Buffer.from([0, 0, 0, 2, 1, 2, 0, 0, 0, 0]));
-  await until(() => frames === 2, 'two good frames');
+  await until('two good frames', () => frames === 2);
   const many = await Promise.allSettled(
     Array.from({ length: 200 }, () => write(Buffer.from([0, 0, 0, 9]), true)),
   );
   assert.equal(many.length, 200);
   await write(Buffer.from([0, 0, 0, 1, 1]));
-  await until(() => frames === 3, 'and it still serves');
+  await until('and it still serves', () => frames === 3);
 });
 
 test('a peer that never reads costs the others nothing, and memory stays bounded', async () => {
@@ -263,7 +263,7 @@ test('a peer that never reads costs the others nothing, and memory stays bounded
   const { peer, gossip } = await intruder(a);
   const beats = setInterval(() => gossip.message(CONTROL, peer.heartbeat()), 500);
   try {
-    await until(() => a.subscribed.length === 2 && fullyConnected([a, b]), 'both are subscribed');
+    await until('both are subscribed', () => a.subscribed.length === 2 && fullyConnected([a, b]));
     const messages = 1_200;
     const missed = new Map<string, number>();
     let queuedMax = 0;
@@ -280,8 +280,8 @@ test('a peer that never reads costs the others nothing, and memory stays bounded
       if (index % 8 === 0) await sleep(0);
     }
     await until(
-      () => b.received.length === messages,
       () => `b has ${b.received.length} of ${messages}`,
+      () => b.received.length === messages,
     );
     const seconds = (Date.now() - startMs) / 1000;
     console.log(

@@ -3,10 +3,10 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { after, afterEach, describe, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { DEAF_MS } from '../../src/mesh/limits.js';
-import { CONTROL, describeLinks, Fleet, fullyConnected, type TestNode, until, wireTopic } from './helpers.js';
+import { until } from '../support/until.js';
+import { CONTROL, describeLinks, Fleet, fullyConnected, type TestNode, wireTopic } from './helpers.js';
 
 const fleet = new Fleet();
 afterEach(() => fleet.stop());
@@ -23,15 +23,15 @@ describe('peers that say too little', { concurrency: 3 }, () => {
     const connection = await peer.greet(a);
     const gossip = await peer.gossip(connection);
     gossip.subscribe(CONTROL);
-    await until(() => a.up.includes(peer.peerId), 'the peer is up');
+    await until('the peer is up', () => a.up.includes(peer.peerId));
     // From here on it says nothing, although its connection is fine.
-    await until(() => a.down.includes(peer.peerId), 'detected', 12_000);
+    await until('detected', () => a.down.includes(peer.peerId), 12_000);
     const reason = a.log.find(({ message }) => message.startsWith('hanging up'))?.fields['reason'];
     assert.match(String(reason), /nothing heard for [5-8]\.\d s/);
     const dialled = peer.connections.filter(({ direction }) => direction === 'inbound').length;
     await until(
-      () => peer.connections.filter(({ direction }) => direction === 'inbound').length > dialled,
       'dialled again',
+      () => peer.connections.filter(({ direction }) => direction === 'inbound').length > dialled,
     );
     assert.ok(fullyConnected([a, b]), 'nobody else was touched');
     assert.equal(b.down.filter((peerId) => peerId === a.mesh.peerId).length, 0);
@@ -41,15 +41,15 @@ describe('peers that say too little', { concurrency: 3 }, () => {
     const a = await patient.start();
     const peer = await patient.broken();
     await peer.greet(a);
-    await until(() => a.mesh.peers().length === 1, 'greeted');
-    await until(() => a.log.some(({ message }) => message.startsWith('hanging up')), 'hung up on', 12_000);
+    await until('greeted', () => a.mesh.peers().length === 1);
+    await until('hung up on', () => a.log.some(({ message }) => message.startsWith('hanging up')), 12_000);
     assert.match(
       String(a.log.find(({ message }) => message.startsWith('hanging up'))?.fields['reason']),
       /without joining the control topic/,
     );
     assert.deepEqual(a.up, []);
     // Its hello was taken in: the agent must hear that it is gone.
-    await until(() => a.down.length === 1, 'reported gone');
+    await until('reported gone', () => a.down.length === 1);
   });
 
   test('a connection that never greets is dropped, and gossip or streams before the greeting lead nowhere', async () => {
@@ -73,7 +73,7 @@ describe('peers that say too little', { concurrency: 3 }, () => {
       }
       assert.deepEqual(chunks, []);
     }
-    await until(() => connection.status !== 'open', 'hung up', 9_000);
+    await until('hung up', () => connection.status !== 'open', 9_000);
     assert.deepEqual([a.received, a.up], [[], []]);
   });
 });
@@ -81,13 +81,16 @@ describe('peers that say too little', { concurrency: 3 }, () => {
 test('a stall of our own event loop makes nobody deaf', async () => {
   const a = await fleet.start();
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   const endMs = Date.now() + DEAF_MS + 700;
   while (Date.now() < endMs) {
     // Blocking is the point.
   }
-  await until(() => (a.hellos.get(b.mesh.peerId)?.length ?? 0) >= 3, 'they speak again');
-  await sleep(1_500);
+  await until('they speak again', () => (a.hellos.get(b.mesh.peerId)?.length ?? 0) >= 3);
+  const heard = () => [a.hellos.get(b.mesh.peerId)?.length ?? 0, b.hellos.get(a.mesh.peerId)?.length ?? 0];
+  const before = heard();
+  // Links are examined twice as often as hellos come.
+  await until('a hello of each after that', () => heard().every((count, index) => count > before[index]!));
   assert.equal(a.down.length + b.down.length, 0);
 });
 
@@ -97,14 +100,14 @@ test('two nodes that cannot reach each other are relayed by a third', async () =
   const left = await fleet.start({ listen: [], bootstrap: [middle.address()] });
   const right = await fleet.start({ listen: [], bootstrap: [middle.address()] });
   for (const node of [left, middle, right]) node.listen('m');
-  await until(() => middle.peers().length === 2, 'the middle has both');
+  await until('the middle has both', () => middle.peers().length === 2);
   let sent = 0;
   await until(
+    'the left is heard at the right',
     () => {
       void left.mesh.publish('m', Buffer.from(`from the left ${sent++}`));
       return right.received.length > 0;
     },
-    'the left is heard at the right',
     20_000,
   );
   assert.equal(right.received[0]!.from, middle.mesh.peerId);
@@ -112,7 +115,7 @@ test('two nodes that cannot reach each other are relayed by a third', async () =
   const before = right.received.length;
   const { recipients } = await left.mesh.publish('m', Buffer.from('one more'));
   assert.equal(recipients, 1);
-  await until(() => right.received.length > before, 'also the next ones');
+  await until('also the next ones', () => right.received.length > before);
 });
 
 test('stopping while busy leaves nothing behind: the process ends by itself', async () => {
@@ -133,12 +136,12 @@ test('publishing a little and stopping at once still delivers', async () => {
   a.listen('m');
   const b = await fleet.start({ bootstrap: [a.address()] });
   b.listen('m');
-  await until(() => b.subscribed.length === 1, 'subscribed');
+  await until('subscribed', () => b.subscribed.length === 1);
   for (let index = 0; index < 50; index++) await b.mesh.publish('m', Buffer.alloc(20_000, index));
   await b.mesh.stop();
   await until(
-    () => a.received.length === 50,
     () => `50 messages, has ${a.received.length}`,
+    () => a.received.length === 50,
   );
   await b.mesh.stop();
   assert.deepEqual(await b.mesh.publish('m', Buffer.from('after')), { recipients: 0, missed: [] });
@@ -154,19 +157,19 @@ test('more nodes than a full mesh holds form a partial one, and each message rea
   const linked = (node: TestNode): number =>
     node.mesh.peers().filter(({ topics }) => topics.includes('m')).length;
   await until(
-    () => nodes.every((node) => linked(node) >= 3),
     () => describeLinks(nodes),
+    () => nodes.every((node) => linked(node) >= 3),
   );
   const publisher = nodes[7]!;
   let polls = 0;
   let sent = 0;
   const reached = (): boolean => nodes.every((node) => node === publisher || node.received.length > 0);
   await until(
+    () => `received: ${nodes.map((node) => node.received.length)}`,
     () => {
-      if (polls++ % 50 === 0) void publisher.mesh.publish('m', Buffer.from(`to all ${sent++}`));
+      if (polls++ % 12 === 0) void publisher.mesh.publish('m', Buffer.from(`to all ${sent++}`));
       return reached();
     },
-    () => `received: ${nodes.map((node) => node.received.length)}`,
   );
   assert.ok(
     nodes.some((node) => node.peers().length < nodes.length - 1),

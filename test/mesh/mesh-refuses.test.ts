@@ -7,7 +7,8 @@ import { MapmeshError } from '../../src/core/errors.js';
 import { generateIdentity, peerIdOfIdentity } from '../../src/mesh/identity.js';
 import { createMesh } from '../../src/mesh/libp2p-mesh.js';
 import { makeSecret } from '../../src/mesh/secret.js';
-import { Fleet, fullyConnected, type TestNode, until } from './helpers.js';
+import { until } from '../support/until.js';
+import { Fleet, fullyConnected, type TestNode } from './helpers.js';
 
 const fleet = new Fleet();
 const servers: Server[] = [];
@@ -25,17 +26,16 @@ const warned = (node: TestNode, what: RegExp): boolean =>
 test('a peer of another cluster: both sides are told why, nothing comes up', async () => {
   const a = await fleet.start({ cluster: 'blue' });
   const b = await fleet.start({ cluster: 'green', bootstrap: [a.address()] });
-  await until(() => problem(b) !== undefined, 'a problem');
+  await until('a problem', () => problem(b) !== undefined);
   assert.deepEqual(problem(b), {
     address: a.address(),
     reason: 'the peer refused this node: a node of cluster "green" meets one of cluster "blue"',
     definitive: true,
   });
-  await until(
-    () => warned(a, /this node refused the peer.*cluster "green" meets one of cluster "blue"/),
-    'a is told',
+  await until('a is told', () =>
+    warned(a, /this node refused the peer.*cluster "green" meets one of cluster "blue"/),
   );
-  await until(() => a.mesh.peers().length === 0 && b.mesh.peers().length === 0, 'no link is left');
+  await until('no link is left', () => a.mesh.peers().length === 0 && b.mesh.peers().length === 0);
   assert.deepEqual([a.up, b.up], [[], []]);
   assert.equal(a.hellos.size + b.hellos.size, 0, 'no app part was given away');
 });
@@ -50,7 +50,7 @@ test('another secret, or none on one side: a definitive reason on both dialling 
   for (const [listening, dialling] of cases) {
     const a = await fleet.start({ secret: listening });
     const b = await fleet.start({ secret: dialling, bootstrap: [a.address()] });
-    await until(() => problem(b) !== undefined, 'a problem');
+    await until('a problem', () => problem(b) !== undefined);
     assert.match(problem(b)!.reason, /handshake failed: is the secret the same on both sides\?/);
     assert.equal(problem(b)!.definitive, true);
     assert.deepEqual([a.up, b.up], [[], []]);
@@ -62,31 +62,31 @@ test('the same secret connects', async () => {
   const secret = makeSecret();
   const a = await fleet.start({ secret });
   const b = await fleet.start({ secret, bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected');
+  await until('connected', () => fullyConnected([a, b]));
   a.listen('m');
   b.listen('m');
-  await until(() => a.subscribed.length === 1, 'subscribed');
+  await until('subscribed', () => a.subscribed.length === 1);
   await a.mesh.publish('m', Buffer.alloc(100_000, 1));
-  await until(() => b.received.length === 1, 'received');
+  await until('received', () => b.received.length === 1);
 });
 
 test('the allow-list holds in both directions', async () => {
   const friend = generateIdentity();
   const a = await fleet.start({ allow: [peerIdOfIdentity(friend)] });
   const b = await fleet.start({ identity: friend, bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'the friend is in');
+  await until('the friend is in', () => fullyConnected([a, b]));
   const stranger = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => problem(stranger) !== undefined, 'the stranger has a problem');
+  await until('the stranger has a problem', () => problem(stranger) !== undefined);
   assert.match(
     problem(stranger)!.reason,
     /hung up right after the handshake: is this node on its allow-list\?/,
   );
   assert.equal(problem(stranger)!.definitive, false);
   assert.equal(stranger.hellos.size, 0, 'the stranger learns nothing');
-  await until(() => warned(a, /not on the allow-list/), 'a notes it');
+  await until('a notes it', () => warned(a, /not on the allow-list/));
 
   const choosy = await fleet.start({ allow: [peerIdOfIdentity(friend)], bootstrap: [stranger.address()] });
-  await until(() => problem(choosy) !== undefined, 'the choosy one has a problem');
+  await until('the choosy one has a problem', () => problem(choosy) !== undefined);
   assert.match(problem(choosy)!.reason, /not on this node's allow-list/);
   assert.equal(problem(choosy)!.definitive, true);
   assert.deepEqual(a.peers(), [b.mesh.peerId]);
@@ -102,14 +102,14 @@ test('a hello that the agent refuses: the peer is told, also later on', async ()
   };
   const a = await fleet.start({ handlers: { onHello } });
   const b = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => fullyConnected([a, b]), 'connected at first');
+  await until('connected at first', () => fullyConnected([a, b]));
   accepts = false;
-  await until(() => problem(b) !== undefined, 'b is told by the next heartbeat');
+  await until('b is told by the next heartbeat', () => problem(b) !== undefined);
   assert.match(problem(b)!.reason, /the peer refused this node: Cannot replicate "blocklist": key size is 4/);
   assert.equal(problem(b)!.definitive, true);
-  await until(() => b.down.length === 1 && a.down.length === 1, 'down on both sides');
+  await until('down on both sides', () => b.down.length === 1 && a.down.length === 1);
   const c = await fleet.start({ bootstrap: [a.address()] });
-  await until(() => problem(c) !== undefined, 'c is told at once');
+  await until('c is told at once', () => problem(c) !== undefined);
   assert.match(problem(c)!.reason, /key size is 4/);
   assert.deepEqual(c.up, []);
 });
@@ -124,12 +124,12 @@ test('handlers that throw harm nobody', async () => {
   a.mesh.subscribe('m', boom);
   const b = await fleet.start({ bootstrap: [a.address()] });
   b.listen('m');
-  await until(() => b.subscribed.length === 1, 'b sees a');
+  await until('b sees a', () => b.subscribed.length === 1);
   await b.mesh.publish('m', Buffer.from('x'));
-  await until(() => a.log.some(({ fields }) => fields['handler'] === 'onMessage'), 'a logs the fault');
+  await until('a logs the fault', () => a.log.some(({ fields }) => fields['handler'] === 'onMessage'));
   assert.equal(b.hellos.get(a.mesh.peerId)?.[0], null);
   await b.mesh.stop();
-  await until(() => a.log.some(({ fields }) => fields['handler'] === 'onPeerDown'), 'a lives');
+  await until('a lives', () => a.log.some(({ fields }) => fields['handler'] === 'onPeerDown'));
 });
 
 test('a taken port, a foreign address and a bad multiaddr are one-line errors', async () => {
@@ -171,7 +171,7 @@ test('a taken port, a foreign address and a bad multiaddr are one-line errors', 
 test('a copied identity is recognised at the address of the original', async () => {
   const a = await fleet.start();
   const copy = await fleet.start({ identity: a.identity, bootstrap: [a.address()] });
-  await until(() => problem(copy) !== undefined, 'a problem');
+  await until('a problem', () => problem(copy) !== undefined);
   assert.match(problem(copy)!.reason, /was its data directory copied/);
   assert.equal(problem(copy)!.definitive, true);
 });
@@ -203,8 +203,8 @@ test('what a bootstrap address that leads nowhere says', async () => {
   };
   const node = await fleet.start({ bootstrap: expected.map(([address]) => address), deps: { lookup } });
   await until(
-    () => node.mesh.bootstrapProblems().length === expected.length,
     () => JSON.stringify(node.mesh.bootstrapProblems()),
+    () => node.mesh.bootstrapProblems().length === expected.length,
   );
   for (const [address, reason, definitive] of expected) {
     const found = node.mesh.bootstrapProblems().find((entry) => entry.address === address);

@@ -15,7 +15,7 @@ import { simulate } from './simulate.js';
 const SECONDS = 100;
 /** Enough for one run, however fast the machine. */
 const SEEDS_MAX = 400;
-/** On a machine too slow for this many, the test says little, and says so. */
+/** However slow the machine: fewer say little. */
 const SEEDS_MIN = 10;
 
 it('passes with new seeds', async () => {
@@ -23,14 +23,14 @@ it('passes with new seeds', async () => {
   const untilMs = performance.now() + Number(process.env['MAPMESH_SIM_SECONDS'] ?? SECONDS) * 1000;
   let seeds = 0;
   let simulatedUs = 0;
-  for (; seeds < SEEDS_MAX && performance.now() < untilMs; seeds++) {
+  const isEnough = () => seeds >= SEEDS_MIN && performance.now() >= untilMs;
+  for (; seeds < SEEDS_MAX && !isEnough(); seeds++) {
     const result = await simulate(from + seeds);
     simulatedUs += result.simulatedUs;
     if (result.violation === null) continue;
     const told = describeFailure(await simulate(from + seeds, { keepsTrace: true }));
     assert.fail(`${told}\n(after ${seeds} seeds from ${from} that passed)`);
   }
-  assert.ok(seeds >= SEEDS_MIN, `only ${seeds} seeds in the time`);
   process.stdout.write(
     `figure: simulation, ${seeds} seeds from ${from}: ${Math.round(simulatedUs / 1e6)} s simulated\n`,
   );

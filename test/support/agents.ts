@@ -40,7 +40,7 @@ export class TestAgent {
   /** Starts an agent and waits until it says where it listens. */
   static async start(flags: AgentFlags): Promise<TestAgent> {
     const { child, output } = spawnAgent(flags);
-    const addresses = await until(
+    const listening = until(
       'the agent to say where it listens',
       () => {
         if (child.exitCode !== null) return 'ended';
@@ -51,6 +51,10 @@ export class TestAgent {
       flags.timeoutMs ?? START_TIMEOUT_MS,
       () => output.join(''),
     );
+    const addresses = await listening.catch((error) => {
+      child.kill('SIGKILL'); // nobody else has it
+      throw error;
+    });
     if (addresses === 'ended') throw new Error(`the agent ended with ${child.exitCode}\n${output.join('')}`);
     return new TestAgent(child, ...addresses, output);
   }

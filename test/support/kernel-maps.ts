@@ -1,15 +1,15 @@
 /** Kernel maps for tests: made in a folder of bpffs of their own, read with bpf(2), removed at the end. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { toHex } from '../../src/core/bytes.js';
 import { MAP_BATCH_ENTRIES, type MapKind } from '../../src/core/map-port.js';
+import { isOutsideBpffs } from '../../src/kernel/bpffs.js';
 import { kernelTypeOf } from '../../src/kernel/map-kinds.js';
 import { openMap } from '../../src/kernel/map-selector.js';
 import { loadNative } from '../../src/kernel/native.js';
 
 export const BPFFS = '/sys/fs/bpf';
-const BPF_FS_MAGIC = 0xcafe4a11;
 const BPF_F_NO_PREALLOC = 1;
 
 export interface TestMapSpec {
@@ -33,7 +33,6 @@ export class TestMaps {
 
   constructor() {
     mountBpffs();
-    mkdirSync(BPFFS, { recursive: true });
     this.directory = mkdtempSync(join(BPFFS, 'mapmesh-test-'));
   }
 
@@ -56,7 +55,7 @@ export class TestMaps {
 }
 
 export function mountBpffs(): void {
-  if (statfsSync(BPFFS).type !== BPF_FS_MAGIC) execFileSync('mount', ['-t', 'bpf', 'bpf', BPFFS]);
+  if (isOutsideBpffs(BPFFS)) execFileSync('mount', ['-t', 'bpf', 'bpf', BPFFS]);
 }
 
 /** Makes a map named like the end of `path`, and pins it there. */

@@ -6,10 +6,11 @@ const POLL_MS = 20;
 
 /**
  * Resolves with the first truthy value of `condition`.
- * @param what completes "waited N ms for ...". @param explain called for the failure's details.
+ * @param what completes "waited N ms for ..."; a function is asked at the deadline.
+ * @param explain called for the failure's details.
  */
 export async function until<T>(
-  what: string,
+  what: string | (() => string),
   condition: () => T | Promise<T>,
   timeoutMs = 15_000,
   explain: () => unknown = () => '',
@@ -25,8 +26,9 @@ export async function until<T>(
       last = error;
     }
     if (performance.now() > deadline) {
+      const words = typeof what === 'string' ? what : what();
       const detail = String(await explain());
-      throw new Error(`waited ${timeoutMs} ms for ${what}${detail === '' ? '' : `\n${detail}`}`, {
+      throw new Error(`waited ${timeoutMs} ms for ${words}${detail === '' ? '' : `\n${detail}`}`, {
         cause: last,
       });
     }
