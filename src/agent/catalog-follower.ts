@@ -119,7 +119,7 @@ export class CatalogFollower {
   }
 
   async #keepOrStop(map: AgentMap): Promise<void> {
-    const { catalog, maps, stopMap, source, writerLists, log } = this.#components;
+    const { catalog, maps, stopMap, writerLists, log } = this.#components;
     const wanted = catalog.content.maps.get(map.name);
     const gone = catalog.content.gone.get(map.name);
     if (wanted?.generation === map.generation) {
@@ -154,8 +154,19 @@ export class CatalogFollower {
       );
       return;
     }
-    if (gone?.unpins === true) source.unpin(map.name, map.generation);
+    if (gone?.unpins === true) this.#unpin(map);
     log.info({ map: map.name }, 'map was removed from the catalog: it is no longer replicated');
+  }
+
+  /** A pin that cannot be removed stays: the map is let go all the same. */
+  #unpin({ name, generation }: AgentMap): void {
+    const { source, log } = this.#components;
+    try {
+      source.unpin(name, generation);
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      log.error({ map: name, code: error.code, hint: error.hint }, error.message);
+    }
   }
 
   #takeUp(map: CatalogMap): void {

@@ -4,8 +4,9 @@ import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
 import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
+import { removePin } from '../kernel/bpffs.js';
 import { openMap, parseSelector, pinIdentity } from '../kernel/map-selector.js';
-import { hostFacts, openOrCreate, pinPath, unpin } from '../kernel/pin-root.js';
+import { hostFacts, openOrCreate, pinPath } from '../kernel/pin-root.js';
 import { ResizePin } from '../kernel/resize-pin.js';
 import type { KeptBindings } from './kept-bindings.js';
 import type { MadePins } from './made-pins.js';
@@ -30,7 +31,8 @@ export interface MapSource {
   open(map: CatalogMap): OpenedMap | null;
   /**
    * Makes the map where {@link open} will find it, if it would have to make it.
-   * @returns what takes that back; null if there was nothing to make
+   * @returns what takes that back; null if there was nothing to make. What cannot be taken back is logged: there is an error
+   * then that says more
    * @throws MapmeshError if the kernel does not make it
    */
   make(map: CatalogMap): (() => void) | null;
@@ -38,9 +40,9 @@ export interface MapSource {
   describe(selector: string): DescribedMap;
   /** From now on that generation of the name is bound to that map. Resolves when a restart does not change that. @throws MapmeshError */
   bind(name: string, generation: number, selector: string): Promise<void>;
-  /** Takes back {@link bind}. */
+  /** Takes back {@link bind}. @throws MapmeshError ERR_DATA_DIR */
   unbind(name: string): Promise<void>;
-  /** Removes the pin that {@link open} made, in this run or in an earlier one. Any other stays. */
+  /** Removes the pin that {@link open} made, in this run or in an earlier one. Any other stays. @throws MapmeshError ERR_NOT_ROOT, ERR_KERNEL */
   unpin(name: string, generation: number): void;
 }
 
@@ -58,22 +60,31 @@ export function createMapSource(
   const bindings = new Map(maps.map(({ name, selector }) => [name, selector]));
   const boundTo = ({ name, generation }: CatalogMap): string | undefined =>
     bindings.get(name) ?? kept.get(name, generation);
-  const openPinned = (path: string, map: CatalogMap): MapPort => {
+  const openPinned = (path: string, map: CatalogMap, onMade = (): void => undefined): MapPort => {
     const { name, kind, keyBytes, valueBytes, maxEntries, flags } = map;
     const shape = { name, kind, keyBytes, valueBytes, maxEntries, flags, types: typesOf(map) };
-    const { port, made: pinned } = openOrCreate(path, shape);
-    if (pinned === null) return port;
-    made.made(path, pinned.id);
-    if (pinned.typesProblem !== '')
-      log.warn({ map: name }, `the map is made without its types: the kernel says ${pinned.typesProblem}`);
-    return port;
+    return openOrCreate(path, shape, ({ id, typesProblem }) => {
+      onMade();
+      made.made(path, id);
+      if (typesProblem !== '')
+        log.warn({ map: name }, `the map is made without its types: the kernel says ${typesProblem}`);
+    });
   };
   /** @returns false if what is pinned there, if anything, is another's */
   const unpinMade = (path: string): boolean => {
     const mapId = idAt(path);
     if (mapId === null || !made.has(path, mapId)) return false;
-    unpin(path);
+    removePin(path);
     return true;
+  };
+  const takeBack = (name: string, remove: () => void): void => {
+    try {
+      remove();
+    } catch (error) {
+      if (!(error instanceof MapmeshError)) throw error;
+      const { code, hint, message } = error;
+      log.error({ map: name, code, hint }, `what was made for a map that is not added stays: ${message}`);
+    }
   };
   return {
     host,
@@ -90,13 +101,16 @@ export function createMapSource(
       if (pinRoot === null || boundTo(map) !== undefined) return null;
       const path = pinPath(pinRoot, map.name);
       if (pinIdentity(path) !== null) return null;
+      let isMade = false;
       try {
-        openPinned(path, map).close();
+        openPinned(path, map, () => {
+          isMade = true;
+        }).close();
       } catch (error) {
-        unpin(path); // one that is too large to be replicated, say, is there by now
+        if (isMade) takeBack(map.name, () => removePin(path)); // it is none that can be opened
         throw error;
       }
-      return () => unpinMade(path);
+      return () => takeBack(map.name, () => unpinMade(path));
     },
     describe: (selector) => {
       const port = openMap(selector);
@@ -115,9 +129,12 @@ export function createMapSource(
       const isBound = bindings.has(name) || kept.get(name, generation) !== undefined;
       if (pinRoot === null || isBound) return;
       const path = pinPath(pinRoot, name);
-      new ResizePin(path).dropOld(); // it was being resized
-      if (!unpinMade(path) && pinIdentity(path) !== null)
-        log.info({ map: name, path }, 'the pin stays: this agent did not make it');
+      try {
+        new ResizePin(path).dropOld(); // it was being resized
+      } finally {
+        if (!unpinMade(path) && pinIdentity(path) !== null)
+          log.info({ map: name, path }, 'the pin stays: this agent did not make it');
+      }
     },
   };
 }

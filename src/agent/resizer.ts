@@ -14,6 +14,7 @@ import type { CapturePort } from '../core/capture-port.js';
 import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
 import type { Timer, Timers } from '../core/timers.js';
+import type { MapUsers } from '../kernel/resize-pin.js';
 import type { AgentMap } from './agent-map.js';
 import type { Binding } from './binding.js';
 import type { Journal } from './journal.js';
@@ -24,16 +25,11 @@ import type { Sweeps } from './sweeps.js';
 const USERS_MS = 1000;
 /** So many looks in a row that find nobody: a program that was just taken off may still run on another CPU. */
 const QUIET_LOOKS = 2;
-
-/** Who uses a kernel map beside this agent. */
-export interface MapUsers {
-  /** Ids of programs. */
-  readonly programs: readonly number[];
-  /** Ids of processes. */
-  readonly processes: readonly number[];
-  /** What this agent may not look at: it may use the map as well. */
-  readonly unknown: readonly string[];
-}
+/** So many more after an old map could not be let go: each try looks through the whole map. */
+const LOOKS_AFTER_FAILURE = 8;
+/** After a failure it is as many ticks until the next try, twice as many after the next, up to the second: each fills a map. */
+const WAIT_TICKS_MIN = 1;
+const WAIT_TICKS_MAX = 32;
 
 /** What the host does for a map that is resized: see kernel/resize-pin.ts. */
 export interface ResizePort {
@@ -43,6 +39,7 @@ export interface ResizePort {
   replace(old: MapPort, grown: MapPort): void;
   /** The map that was replaced and not let go yet, or null. @throws MapmeshError */
   openOld(): MapPort | null;
+  /** @throws MapmeshError; then it stays */
   dropOld(): void;
   /** Asks again each time. */
   users(port: MapPort): Promise<MapUsers>;
@@ -75,8 +72,14 @@ interface Resizable {
   isBusy: boolean;
   /** The map is to have room for as many; 0 if nobody has said. */
   wanted: number;
-  /** Why that could not be done; empty if it could. */
+  /** Why the last try to give it that failed; empty if none did. It says nothing any more once the map has the room. */
   problem: string;
+  /** Ticks until that is tried again. */
+  waitTicks: number;
+  /** And as many after that, if it fails again. */
+  waitTicksNext: number;
+  /** Why an old map that nobody used could not be let go; empty if it could, or is used. */
+  oldProblem: string;
 }
 
 export class Resizer {
@@ -96,7 +99,10 @@ export class Resizer {
 
   /** The map can be resized from now on; if it was being resized when the agent stopped, that goes on. */
   add(map: AgentMap, port: ResizePort): void {
-    this.#maps.set(map, { map, port, users: null, quietLooks: 0, isBusy: false, wanted: 0, problem: '' });
+    this.#maps.set(map, {
+      ...{ map, port, users: null, quietLooks: 0, isBusy: false, wanted: 0, oldProblem: '' },
+      ...NOT_TRIED,
+    });
   }
 
   /** The map is no longer this agent's. */
@@ -117,8 +123,9 @@ export class Resizer {
   /** The map is to have room for at least so many entries, as soon as that can be: it is tried until it has. */
   want(map: AgentMap, maxEntries: number): void {
     const resizable = this.#maps.get(map);
-    if (resizable !== undefined) resizable.wanted = maxEntries;
-    else if (maxEntries > map.core.port.info.maxEntries) this.#unpinned.add(map);
+    if (resizable === undefined) {
+      if (maxEntries > map.core.port.info.maxEntries) this.#unpinned.add(map);
+    } else if (resizable.wanted !== maxEntries) Object.assign(resizable, NOT_TRIED, { wanted: maxEntries });
   }
 
   /** Why the map does not have the room that it is to have, or an old one stays; empty if neither, or not for long. */
@@ -126,7 +133,8 @@ export class Resizer {
     if (this.#unpinned.has(map)) return noPin(map).message;
     const resizable = this.#maps.get(map);
     if (resizable === undefined) return '';
-    return resizable.problem === '' ? whyKept(resizable) : resizable.problem;
+    if (isDue(resizable) && resizable.problem !== '') return resizable.problem;
+    return map.bindings.length > 1 && resizable.oldProblem !== '' ? resizable.oldProblem : whyKept(resizable);
   }
 
   /** Whether the map's kernel maps are changing hands: nobody else may change what it is bound to. */
@@ -170,6 +178,7 @@ export class Resizer {
       }
       resizable.users = null;
       resizable.quietLooks = 0;
+      resizable.oldProblem = '';
       log.info(
         { map: map.name, kernelId: map.binding.kernelId, maxEntries, oldKernelId: old.kernelId },
         'map is resized; the old one is kept in step until nobody uses it',
@@ -189,7 +198,7 @@ export class Resizer {
       throw refusal(
         map,
         'its kernel map is left alone: it is a standby',
-        'Commit it first: `mapmesh commit`.',
+        `Commit it first: \`mapmesh commit ${map.name}\`.`,
       );
     if (resizable.isBusy || map.bindings.length > 1)
       throw refusal(
@@ -225,24 +234,25 @@ export class Resizer {
 
   #tick(): void {
     for (const resizable of this.#maps.values()) {
-      const { map, isBusy, wanted } = resizable;
+      const { map, isBusy } = resizable;
       if (isBusy || map.state !== 'live' || map.core.isStandby) continue;
       if (map.bindings.length > 1) this.#exclusively(resizable, () => this.#look(resizable));
-      else if (wanted > map.core.port.info.maxEntries) this.#grow(resizable);
+      else if (isDue(resizable) && --resizable.waitTicks < 0) this.#grow(resizable);
     }
   }
 
   #grow(resizable: Resizable): void {
     const { map, wanted } = resizable;
     this.resize(map, wanted).then(
-      () => {
-        resizable.problem = '';
-      },
+      () => Object.assign(resizable, NOT_TRIED),
       (error: unknown) => {
         if (!(error instanceof MapmeshError)) return this.#fail(error);
-        if (error.message !== resizable.problem && !this.#isOver(map))
-          this.#components.log.error({ map: map.name, code: error.code }, error.message);
-        resizable.problem = error.message;
+        const problem = withHint(error);
+        if (problem !== resizable.problem && !this.#isOver(map))
+          this.#components.log.error({ map: map.name, code: error.code }, problem);
+        resizable.problem = problem;
+        resizable.waitTicks = resizable.waitTicksNext;
+        resizable.waitTicksNext = Math.min(2 * resizable.waitTicksNext, WAIT_TICKS_MAX);
       },
     );
   }
@@ -252,7 +262,11 @@ export class Resizer {
     work()
       .catch((error: unknown) => {
         if (!(error instanceof MapmeshError)) return this.#fail(error);
-        this.#components.log.warn({ map: resizable.map.name, code: error.code }, error.message);
+        const problem = withHint(error);
+        if (problem !== resizable.oldProblem)
+          this.#components.log.warn({ map: resizable.map.name, code: error.code }, problem);
+        resizable.oldProblem = problem;
+        resizable.quietLooks = -LOOKS_AFTER_FAILURE;
       })
       .finally(() => {
         resizable.isBusy = false;
@@ -267,13 +281,14 @@ export class Resizer {
     resizable.users = await port.users(old.link.port);
     const why = whyKept(resizable);
     if (why !== '' && before === '') this.#components.log.warn({ map: map.name }, why);
-    if (isUsed(resizable.users)) resizable.quietLooks = 0;
+    if (isUsed(resizable.users)) Object.assign(resizable, { quietLooks: 0, oldProblem: '' });
     else if (++resizable.quietLooks >= QUIET_LOOKS) await this.#letGo(resizable, old);
   }
 
   /** What was written in the old map, and by now by nobody any more, gets to the log and to the new map first. */
-  async #letGo({ map, port }: Resizable, old: Binding): Promise<void> {
+  async #letGo(resizable: Resizable, old: Binding): Promise<void> {
     const { sweeps, pump, log } = this.#components;
+    const { map, port } = resizable;
     const isDone = await sweeps.alone(async () => {
       if (this.#isOver(map)) return false;
       await pump.drain();
@@ -286,6 +301,7 @@ export class Resizer {
       return true;
     });
     if (!isDone) return;
+    resizable.oldProblem = '';
     log.info({ map: map.name, oldKernelId: old.kernelId }, 'nobody uses the old map any more: it is let go');
   }
 
@@ -303,6 +319,19 @@ export class Resizer {
   #isOver(map: AgentMap): boolean {
     return this.#stopped || !map.isReplicated;
   }
+}
+
+/** Of what was or is to be done, nothing has failed. */
+const NOT_TRIED = { problem: '', waitTicks: 0, waitTicksNext: WAIT_TICKS_MIN } as const;
+
+/** Whether the map does not have the room yet that it is to have. */
+function isDue({ map, wanted }: Resizable): boolean {
+  return wanted > map.core.port.info.maxEntries;
+}
+
+/** For a status line, which has no other place for the hint. */
+function withHint({ message, hint }: MapmeshError): string {
+  return hint === '' ? message : `${message}. ${hint}`;
 }
 
 /** Why the old map stays although nobody is seen to use it; empty if it is not so. */

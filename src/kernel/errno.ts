@@ -72,6 +72,7 @@ function errnoCode(errno: number): ErrorCode {
  * @param errno positive.
  * @param expected what was wanted instead; may be empty.
  * @param hint what to do about it, unless that is as for all calls.
+ * @param cause what was thrown, if anything was.
  */
 export function kernelError(
   what: string,
@@ -79,11 +80,12 @@ export function kernelError(
   expected = '',
   detail = '',
   hint = errnoHint(errno),
+  cause?: unknown,
 ): MapmeshError {
   const reason = detail === '' ? errnoName(errno) : `${errnoName(errno)} (${detail})`;
   return new MapmeshError(
     errnoCode(errno),
     `${what}: the kernel says ${reason}${expected === '' ? '' : `, expected ${expected}`}`,
-    { hint },
+    { hint, cause },
   );
 }

@@ -1,12 +1,22 @@
 /** A folder of a bpffs in which the agent pins the maps that it makes: one pin for each, of the name that it has in the mesh. */
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { endianness } from 'node:os';
 import { dirname, join } from 'node:path';
 import { makeDirectories } from '../core/directories.js';
 import { MapmeshError } from '../core/errors.js';
 import type { MapKind, MapPort, MapTypes } from '../core/map-port.js';
-import { checkPinRoot, kindOfFile } from './bpffs.js';
-import { E2BIG, EEXIST, EINVAL, ENOTSUPP, EOPNOTSUPP, errnoName, kernelError } from './errno.js';
+import { checkPinRoot, kindOfFile, pinFileError } from './bpffs.js';
+import {
+  E2BIG,
+  EACCES,
+  EEXIST,
+  EINVAL,
+  ENOTSUPP,
+  EOPNOTSUPP,
+  errnoHint,
+  errnoName,
+  kernelError,
+} from './errno.js';
 import { readMapInfo } from './kernel-map.js';
 import { KERNEL_NAME_BYTES_MAX } from './limits.js';
 import { kernelTypeOf } from './map-kinds.js';
@@ -42,12 +52,14 @@ export function pinPath(root: string, name: string): string {
 
 /**
  * Opens what is pinned at a path, or makes the map and pins it there.
- * @returns also what was pinned there by this very call; null if there was a map
+ * @param onMade told of what was pinned there by this very call; not if there was a map. It may be none that can be opened:
+ * one that is too large to be replicated, say
  * @throws MapmeshError
  */
-export function openOrCreate(path: string, map: MapToCreate): { port: MapPort; made: MadeMap | null } {
+export function openOrCreate(path: string, map: MapToCreate, onMade: (made: MadeMap) => void): MapPort {
   const made = pinIdentity(path) === null ? createPinned(path, map) : null;
-  return { port: openMap({ how: 'pin', path }), made };
+  if (made !== null) onMade(made);
+  return openMap({ how: 'pin', path });
 }
 
 /** @returns null if somebody else was faster. */
@@ -57,23 +69,38 @@ function createPinned(path: string, map: MapToCreate): MadeMap | null {
   const native = loadNative();
   const { fd, typesProblem } = create(map);
   try {
+    makeFolder(folder);
+    const result = native.pin(fd, path);
+    if (result === -EEXIST) return null;
+    if (result < 0)
+      throw kernelError(
+        `Cannot pin map "${map.name}" at "${path}"`,
+        -result,
+        'a place in a bpffs',
+        '',
+        pinHint(folder, -result),
+      );
+    return { id: readMapInfo(native, fd).id, typesProblem };
+  } finally {
+    native.close(fd);
+  }
+}
+
+function pinHint(folder: string, errno: number): string {
+  return errno === EACCES ? `Run as root, or as a user that may write to "${folder}".` : errnoHint(errno);
+}
+
+/** @throws MapmeshError ERR_NOT_ROOT, ERR_KERNEL */
+function makeFolder(folder: string): void {
+  try {
     makeDirectories(folder, {
       isDirectory: (each) => kindOfFile(each) === 'directory',
       make: (each) => mkdirSync(each),
     });
-    const result = native.pin(fd, path);
-    if (result === -EEXIST) return null;
-    if (result < 0)
-      throw kernelError(`Cannot pin map "${map.name}" at "${path}"`, -result, 'a place in a bpffs');
-    return { id: readMapInfo(native, fd).id, typesProblem };
   } catch (cause) {
-    if (cause instanceof MapmeshError) throw cause;
-    throw new MapmeshError('ERR_KERNEL', `Cannot pin map "${map.name}" at "${path}"`, {
-      hint: 'Is a bpffs mounted there?',
-      cause,
-    });
-  } finally {
-    native.close(fd);
+    const hint =
+      'Make it, for the user that the agent runs as. Is a bpffs mounted there? In that, names have no dots.';
+    throw pinFileError(`Cannot make folder "${folder}" for pins`, cause, 'a place in a bpffs', hint);
   }
 }
 
@@ -107,11 +134,6 @@ function createError(
   return new MapmeshError('ERR_KERNEL', `${what}: the kernel says ${errnoName(errno)} to ${shape}`, {
     hint: 'Its sizes or flags are none that the kernel takes for this kind.',
   });
-}
-
-/** Removes a pin, if it is there. The map lives on while a program uses it. */
-export function unpin(path: string): void {
-  rmSync(path, { force: true });
 }
 
 /** What shapes of maps depend on. */

@@ -9,9 +9,9 @@
  * What has these names is taken for the rest of a resize, mirrored and removed: so no map of somebody else may have one by
  * chance, nor another map of the catalog, whose names have no `~`. (A bpffs takes no dots in names.)
  */
-import { renameSync, rmSync } from 'node:fs';
 import { MapmeshError } from '../core/errors.js';
 import type { MapPort } from '../core/map-port.js';
+import { removePin, replacePin } from './bpffs.js';
 import { EEXIST, EPERM, errnoName, kernelError, SYS_ADMIN_HINT } from './errno.js';
 import { KernelMap, openKernelMap } from './kernel-map.js';
 import { openMap, pinIdentity } from './map-selector.js';
@@ -58,14 +58,20 @@ export class ResizePin {
 
   /** Puts the new map where the old one is pinned, and the old one beside it. @throws MapmeshError; then nothing has changed */
   replace(old: MapPort, grown: MapPort): void {
-    this.#pin(old, this.#oldPath);
     const newPath = `${this.#path}${NEW_SUFFIX}`;
+    removePin(newPath); // of a process that was killed here
+    const pinned: string[] = [];
     try {
-      rmSync(newPath, { force: true }); // of a process that was killed here
-      this.#pin(grown, newPath);
-      renameSync(newPath, this.#path);
+      for (const [port, path] of [
+        [old, this.#oldPath],
+        [grown, newPath],
+      ] as const) {
+        this.#pin(port, path);
+        pinned.push(path);
+      }
+      replacePin(this.#path, newPath);
     } catch (error) {
-      this.dropOld();
+      for (const path of pinned) removePin(path);
       throw error;
     }
   }
@@ -75,9 +81,9 @@ export class ResizePin {
     return pinIdentity(this.#oldPath) === null ? null : openMap({ how: 'pin', path: this.#oldPath });
   }
 
-  /** Lets the old map go: it ends with its last user. */
+  /** Lets the old map go: it ends with its last user. @throws MapmeshError ERR_NOT_ROOT, ERR_KERNEL; then it stays */
   dropOld(): void {
-    rmSync(this.#oldPath, { force: true });
+    removePin(this.#oldPath);
   }
 
   /**

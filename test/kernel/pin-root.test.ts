@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { type MapToCreate, openOrCreate } from '../../src/kernel/pin-root.js';
+import { type MadeMap, type MapToCreate, openOrCreate } from '../../src/kernel/pin-root.js';
 import { kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
 import { BPF_F_RDONLY_PROG } from './support.js';
 
@@ -38,7 +38,10 @@ describe('a map that is made under --pin-root', { skip: kernelMapsImpossible() ?
 
   const make = (change: Partial<MapToCreate>) => {
     const shape = { kind: 'hash', keyBytes: 4, valueBytes: 8, maxEntries: 16, flags: 0 } as const;
-    const { port, made } = openOrCreate(path, { name: 'm', ...shape, types: null, ...change });
+    let made: MadeMap | null = null;
+    const port = openOrCreate(path, { name: 'm', ...shape, types: null, ...change }, (each) => {
+      made = each;
+    });
     const hasTypes = (port.types?.() ?? null) !== null;
     port.close();
     return { id: port.info.kernelId, made, hasTypes };
@@ -54,6 +57,14 @@ describe('a map that is made under --pin-root', { skip: kernelMapsImpossible() ?
     const { btf, ...ids } = lockedTypes()!;
     const { id, made, hasTypes } = make({ types: { btf: btf.fill(0xff, 24, 40), ...ids } });
     assert.deepEqual([made, hasTypes], [{ id, typesProblem: 'EINVAL' }, false]);
+  });
+
+  it('is not made where its folder cannot be, which is named', () => {
+    path = join(maps.directory, 'a.b', 'm');
+    assert.throws(() => make({}), {
+      code: 'ERR_NOT_ROOT',
+      message: `Cannot make folder "${join(maps.directory, 'a.b')}" for pins: the kernel says EPERM, expected a place in a bpffs`,
+    });
   });
 
   it('is not made without its types for any other reason', () => {

@@ -1,7 +1,8 @@
 /** Where a map of the catalog is pinned in a simulated kernel, and the map that it takes the place of while it is resized. */
 import type { PinPort } from '../../src/agent/rebinder.js';
-import type { MapUsers, ResizePort } from '../../src/agent/resizer.js';
+import type { ResizePort } from '../../src/agent/resizer.js';
 import type { MapPort } from '../../src/core/map-port.js';
+import type { MapUsers } from '../../src/kernel/resize-pin.js';
 import type { SimKernel, SimMap } from './sim-kernel.js';
 import type { SimProcess } from './sim-process.js';
 import { Violation } from './world.js';
