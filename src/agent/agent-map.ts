@@ -1,5 +1,6 @@
 /** A replicated map as the agent handles it: the core's map, its place in the mesh, and how far it has come. */
 import type { CaptureTier } from '../core/capture-port.js';
+import type { MapmeshError } from '../core/errors.js';
 import type { MapPolicy } from '../core/map-policy.js';
 import type { MapPort } from '../core/map-port.js';
 import type { Received } from '../core/replica.js';
@@ -41,7 +42,8 @@ export class AgentMap {
   /** Winners wait: the kernel map is yet to be compared with what the log says it had. */
   holdsApplies = false;
   state: AgentMapState = 'joining';
-  refusal = '';
+  /** Why it is refused; null if it is not. */
+  refusal: MapmeshError | null = null;
   /** What is wrong with the pin that the map was bound by; empty when nothing is. */
   pinProblem = '';
   /** What nodes with another shape of the map say of it, by PeerId. */
@@ -150,14 +152,14 @@ export class AgentMap {
     this.core.isStandby = false;
   }
 
-  refuse(reason: string): void {
+  refuse(why: MapmeshError): void {
     this.state = 'refused';
-    this.refusal = reason;
+    this.refusal = why;
   }
 
   /** Goes on after it was refused for what its pin pointed to. */
   resume(): void {
     this.state = 'live';
-    this.refusal = '';
+    this.refusal = null;
   }
 }

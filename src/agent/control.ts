@@ -14,6 +14,7 @@ import {
   type SweepReport,
   type WriteReport,
 } from '../api/control.js';
+import { HttpError } from '../api/http-error.js';
 import { parseBtf } from '../core/btf.js';
 import { MapmeshError } from '../core/errors.js';
 import { type EntryLayout, entryLayout } from '../core/layout.js';
@@ -212,11 +213,6 @@ export class Control implements AgentControl {
 
   async resize(name: string, { maxEntries }: { readonly maxEntries: number }): Promise<MapReport> {
     const map = this.#writableMap(name);
-    if (map.core.isStandby) {
-      throw new MapmeshError('ERR_USAGE', `Cannot resize map "${name}": it is on standby here`, {
-        hint: `Commit it first: "mapmesh commit ${name}".`,
-      });
-    }
     await this.#parts.resizer.resize(map, maxEntries);
     return this.#mapReport(map);
   }
@@ -318,11 +314,10 @@ export class Control implements AgentControl {
 
   #writableMap(name: string): AgentMap {
     const map = this.#map(name);
-    if (map.state !== 'refused') return map;
-    throw new MapmeshError(
-      'ERR_MAP_SHAPE',
-      `Cannot write map "${name}": it is not replicated. ${map.refusal}`,
-    );
+    if (map.refusal === null) return map;
+    const { code, message, hint } = map.refusal;
+    // Whatever was wrong, it was not wrong with this request.
+    throw new HttpError(409, code, `Cannot write map "${name}": it is not replicated. ${message}`, hint);
   }
 }
 
@@ -342,7 +337,7 @@ function refusalOf({ core: { applier } }: AgentMap): string {
 function problemsOf(map: AgentMap, resizeProblem: string): string[] {
   const { replica, mirror, held } = map.core;
   const problems: string[] = [];
-  if (map.refusal !== '') problems.push(map.refusal);
+  if (map.refusal !== null) problems.push(map.refusal.message);
   else problems.push(...map.mismatches.values(), ...map.sharers.values());
   if (mirror.pending.size > 0) {
     problems.push(

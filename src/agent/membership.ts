@@ -305,7 +305,7 @@ export class Membership {
     });
     this.#log.error({ map: ours.name, peerId, code: error.code }, reason);
     // Who has not joined yet is the one that does not fit; who has goes on with those that do.
-    if (ours.state === 'joining' && !this.#isOfCatalog(ours)) ours.refuse(reason);
+    if (ours.state === 'joining' && !this.#isOfCatalog(ours)) ours.refuse(error);
     if (this.#maps.every((map) => map.state === 'refused')) this.#hooks.onAllRefused(error);
     return false;
   }

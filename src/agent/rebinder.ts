@@ -124,7 +124,7 @@ export class Rebinder {
     const found = this.#open(pin, identity);
     if (found === null) return;
     pin.identity = identity;
-    if (typeof found === 'string') return this.#halt(pin, found);
+    if (found instanceof MapmeshError) return this.#halt(pin, found);
     const taken = this.#taken(pin, found);
     if (taken !== null) {
       found.close();
@@ -138,40 +138,39 @@ export class Rebinder {
     const differences = shapeDifferences(map.core.port.info, found.info, ['in the mesh', 'at the pin']);
     if (differences.length === 0) return this.#goOn(pin, found);
     found.close();
-    await this.#halt(
-      pin,
-      `Cannot replicate map "${map.name}": another one is pinned at "${path}" now: ${differences.join('; ')}`,
-    );
+    const what = `Cannot replicate map "${map.name}": another one is pinned at "${path}" now`;
+    await this.#halt(pin, new MapmeshError('ERR_MAP_SHAPE', `${what}: ${differences.join('; ')}`));
   }
 
   /** Why the map that is pinned now is another one's; null if it is not. It may be let go, so it is looked at again. */
-  #taken(pin: Watched, { info }: MapPort): string | null {
+  #taken(pin: Watched, { info }: MapPort): MapmeshError | null {
     const { name } = pin.map;
     const other = otherNameOf(name, info.kernelId, this.#components.maps);
     if (other === undefined) return null;
     pin.identity = null;
-    return twoNames('ERR_USAGE', name, other, info.kernelId).message;
+    return twoNames('ERR_USAGE', name, other, info.kernelId);
   }
 
   /** What is pinned now: a map; or why it can be none of ours; or null if that is to be tried again. */
-  #open(pin: Watched, identity: string): MapPort | string | null {
+  #open(pin: Watched, identity: string): MapPort | MapmeshError | null {
     try {
       return pin.pin.open();
     } catch (error) {
       if (!(error instanceof MapmeshError)) throw error;
       if (pin.pin.identity() !== identity) return null;
-      if (['ERR_NO_SUCH_MAP', 'ERR_MAP_KIND', 'ERR_LIMIT'].includes(error.code)) return error.message;
+      if (['ERR_NO_SUCH_MAP', 'ERR_MAP_KIND', 'ERR_LIMIT'].includes(error.code)) return error;
       pin.map.pinProblem = `the map that is pinned now cannot be opened: ${error.message}`;
       return null;
     }
   }
 
   /** Stops the map: it is neither written nor listened to. */
-  async #halt(pin: Watched, reason: string): Promise<void> {
+  async #halt(pin: Watched, why: MapmeshError): Promise<void> {
     const { sweeps, pump, log } = this.#components;
     const { map } = pin;
-    const refusal = `${reason}. It goes on when a map that fits is pinned there`;
-    if (pin.isStopped && map.refusal === refusal) return;
+    const { code, hint } = why;
+    const message = `${why.message}. It goes on when a map that fits is pinned there`;
+    if (pin.isStopped && map.refusal?.message === message) return;
     await sweeps.alone(async () => {
       if (this.#isOver(map)) return;
       if (!pin.isStopped) {
@@ -180,9 +179,9 @@ export class Rebinder {
       }
       pin.isStopped = true;
       map.holdsApplies = true;
-      map.refuse(refusal);
+      map.refuse(new MapmeshError(code, message, { hint, cause: why }));
     });
-    if (!this.#isOver(map)) log.error({ map: map.name, code: 'ERR_MAP_SHAPE' }, map.refusal);
+    if (!this.#isOver(map)) log.error({ map: map.name, code }, message);
   }
 
   /** The agent stops, or the map is not its own any more. */

@@ -80,7 +80,7 @@ export class SharedMaps {
     );
     log.error({ map: map.name, peerId, code: error.code }, error.message);
     if (!isJoining) map.sharers.set(peerId, error.message);
-    else map.refuse(error.message);
+    else map.refuse(error);
     if (maps.every(({ state }) => state === 'refused')) onAllRefused(error);
   }
 

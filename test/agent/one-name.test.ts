@@ -77,6 +77,13 @@ describe('two names for one kernel map', { skip, concurrency: false }, () => {
     await until('the second one to be stopped', async () =>
       /bound as map "first"/.test(await problemsOf('second')),
     );
+    const halted = /"code":"(\w+)"[^\n]*bound as map .{0,3}first.{0,3} already[^\n]*goes on when/.exec(
+      agent.output,
+    );
+    assert.equal(halted?.[1], 'ERR_USAGE', agent.output);
+    const write = mapmesh('del', 'second', '00'.repeat(16), '--api', agent.api);
+    assert.equal(write.code, 2, write.stderr);
+    assert.match(write.stderr, /Cannot write map "second".*bound as map "first"/);
     await isCaptured('first', first, 100);
     nodes.maps.replace('second', SPEC);
     await until('the second one to go on', () => isLive(agent, 'second'));

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { parseAgentHello } from '../../src/agent/hello.js';
+import type { ErrorBody } from '../../src/api/http-error.js';
 import { runAgentToEnd, TestAgent } from '../support/agents.js';
 import { emptyHello } from '../support/empty-hello.js';
 import { kernelMapsImpossible, type TestMapSpec, TestMaps } from '../support/kernel-maps.js';
@@ -43,6 +44,13 @@ describe('a second agent with the same kernel map', { skip: kernelMapsImpossible
     const { state, problems } = await agent.map('n');
     assert.equal(state, 'refused');
     assert.match(problems.join(), SAID);
+    const write = await fetch(`http://${agent.api}/v1/maps/n/entries/${'00'.repeat(16)}`, {
+      method: 'DELETE',
+    });
+    const { error } = (await write.json()) as ErrorBody;
+    assert.deepEqual([write.status, error.code], [409, 'ERR_CONFIG']);
+    assert.match(error.message, SAID);
+    assert.match(error.hint, /Stop one of the two agents/);
     assert.equal((await agent.map('other')).state, 'live');
     await mapWriter('--pin', pin, '--count', 5);
     await until('the writes to be captured', async () => (await first.map('m')).entries === 5);

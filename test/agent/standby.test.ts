@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import type { ErrorBody } from '../../src/api/http-error.js';
 import { mapmesh } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, type TestMapSpec } from '../support/kernel-maps.js';
 import { mapWriter } from '../support/map-writer.js';
@@ -64,6 +65,15 @@ describe('a standby', { skip, concurrency: false }, () => {
     );
     assert.deepEqual([...dumpPin(pair.pin('b')).keys()].toSorted(), [...stale.keys()].toSorted());
     assert.equal(dumpPin(pair.pin('a')).size, ENTRIES - 1000, 'and what it has itself goes nowhere');
+  });
+
+  it('is not resized', async () => {
+    const url = `http://${pair.agents.get('b')!.api}/v1/maps/m/resize?maxEntries=${2 * SPEC.maxEntries}`;
+    const refused = await fetch(url, { method: 'POST' });
+    const { error } = (await refused.json()) as ErrorBody;
+    assert.deepEqual([refused.status, error.code], [409, 'ERR_RESIZE']);
+    assert.match(error.message, /it is a standby/);
+    assert.match(error.hint, /mapmesh commit m/);
   });
 
   it('is one still after a restart', async () => {
