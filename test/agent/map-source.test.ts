@@ -8,7 +8,7 @@ import { MadePins } from '../../src/agent/made-pins.js';
 import { createMapSource, type MapSource } from '../../src/agent/map-source.js';
 import type { CatalogMap } from '../../src/catalog/map-spec.js';
 import { SILENT_LOG } from '../../src/config/log.js';
-import { VALUE_BYTES_MAX } from '../../src/kernel/limits.js';
+import { VALUE_BYTES_MAX } from '../../src/core/limits.js';
 import { kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
 
 const MAP: CatalogMap = {
