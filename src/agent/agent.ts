@@ -186,7 +186,7 @@ export async function composeAgent(
   const expiries = new Expiries(maps, { pump, members, timers, random: () => random.next() }, fail);
   const standby = new Standby({ pump, sweeps, timers, log }, fail);
   const reconciler = new Reconciler(
-    { maps, mesh, origins, clock, timers, log },
+    { maps, mesh, origins, clock, timers, log, random: () => random.next() },
     {
       onMerged: () => pump.scheduleApply(),
       onReconciled: (map, peerId) => {

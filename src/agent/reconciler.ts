@@ -47,6 +47,8 @@ export interface ReconcilerComponents {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly log: Log;
+  /** From 0 to below 1. */
+  random(): number;
 }
 
 export interface ReconcilerHooks {
@@ -334,6 +336,7 @@ export class Reconciler {
         return received;
       },
       horizonUsMax: () => this.#components.clock.wallUs() + HORIZON_SKEW_US,
+      random: () => this.#components.random(),
     };
   }
 

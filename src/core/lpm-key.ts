@@ -9,13 +9,20 @@ export const LPM_PREFIX_BYTES = 4;
 
 /** Clears the bits beyond the prefix in place. @returns whether that changed the key. */
 export function canonicalLpmKey(bytes: Uint8Array, at: number, keyBytes: number): boolean {
-  const prefixBits = readUint32(bytes, at);
-  let changed = false;
-  for (let i = LPM_PREFIX_BYTES; i < keyBytes; i++) {
-    const keptBits = Math.min(8, Math.max(0, prefixBits - (i - LPM_PREFIX_BYTES) * 8));
-    const kept = bytes[at + i]! & (0xff << (8 - keptBits)) & 0xff;
-    if (kept !== bytes[at + i]) changed = true;
-    bytes[at + i] = kept;
-  }
-  return changed;
+  if (isCanonicalLpmKey(bytes, at, keyBytes)) return false;
+  for (let i = LPM_PREFIX_BYTES; i < keyBytes; i++) bytes[at + i]! &= keptBits(bytes, at, i);
+  return true;
+}
+
+/** Whether the bits beyond the prefix are zero. */
+export function isCanonicalLpmKey(bytes: Uint8Array, at: number, keyBytes: number): boolean {
+  for (let i = LPM_PREFIX_BYTES; i < keyBytes; i++)
+    if ((bytes[at + i]! & ~keptBits(bytes, at, i)) !== 0) return false;
+  return true;
+}
+
+/** The bits of the key's byte `i` that the prefix covers. */
+function keptBits(bytes: Uint8Array, at: number, i: number): number {
+  const covered = readUint32(bytes, at) - (i - LPM_PREFIX_BYTES) * 8;
+  return (0xff << (8 - Math.min(8, Math.max(0, covered)))) & 0xff;
 }

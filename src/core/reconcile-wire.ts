@@ -7,7 +7,8 @@
  * SINCE   4  vector, all = 1: also of origins that are not in it; the answer is BUNDLEs of later batches and a VECTOR
  * ASK     5  u8 level u8 0  u16 count  count x u16 node: the sums of the 16 children of each of these nodes, please
  * SUMS    6  u8 level u8 0  u16 count  count x 16 x 8 B sum
- * LIST    7  u16 buckets  buckets x (u16 bucket  u16 count  count x item): every register that the asking node has there
+ * LIST    7  u16 buckets  buckets x (u16 bucket  u16 count  count x item): every register that the asking node has there;
+ *             with 0x8000 in the count some of them, as many as fit
  * WANT    8  u16 wanted  u16 gone  (wanted + gone) x u16: numbers of items of the LIST
  * BUNDLE  9  u16 count  count x (u32 bytes, batch frame)
  * END    10  vector: what the sender had when it began
@@ -42,6 +43,7 @@ const SUM_BYTES = 8;
 const PROBE_BYTES = HEADER_BYTES + MAP_ID_BYTES + 8 + 4 + SUM_BYTES;
 const STATE_BYTES = HEADER_BYTES + 8 + 4 + GROUPS * SUM_BYTES;
 const ITEM_BYTES = 16;
+const COUNT_CUT = 0x8000;
 const VECTOR_HEADER_BYTES = 14;
 const VECTOR_ITEM_BYTES = ORIGIN_KEY_BYTES + 8;
 
@@ -71,6 +73,8 @@ export interface ListItem {
 export interface ListedBucket {
   readonly bucket: number;
   readonly items: readonly ListItem[];
+  /** The list has no room for all that are in the bucket. */
+  readonly isCut: boolean;
 }
 
 /** Which batches of which origins a node has, and up to when it has dropped tombstones. */
@@ -177,9 +181,9 @@ export function encodeList(buckets: readonly ListedBucket[]): Uint8Array {
   const { frame, view } = begin(FrameType.LIST, HEADER_BYTES + 4 * buckets.length + ITEM_BYTES * items);
   view.setUint16(2, buckets.length, true);
   let at = HEADER_BYTES;
-  for (const { bucket, items } of buckets) {
+  for (const { bucket, items, isCut } of buckets) {
     view.setUint16(at, bucket, true);
-    view.setUint16(at + 2, items.length, true);
+    view.setUint16(at + 2, items.length | (isCut ? COUNT_CUT : 0), true);
     at += 4;
     for (const item of items) {
       view.setUint32(at, item.tag, true);
@@ -206,7 +210,8 @@ export function decodeList(frame: Uint8Array): ListedBucket[] {
     // Each costs an answer: a list that names one again and again would be answered without end.
     if (bucket <= last) throw wire('buckets out of order', 'each once, in order');
     last = bucket;
-    const items = view.getUint16(at + 2, true);
+    const counted = view.getUint16(at + 2, true);
+    const items = counted & ~COUNT_CUT;
     at += 4;
     total += items;
     if (total > LIST_ITEMS_MAX) throw wire(`${total} items`, `at most ${LIST_ITEMS_MAX}`);
@@ -214,6 +219,7 @@ export function decodeList(frame: Uint8Array): ListedBucket[] {
     buckets.push({
       bucket,
       items: Array.from({ length: items }, (_, n) => itemAt(view, at + ITEM_BYTES * n)),
+      isCut: (counted & COUNT_CUT) !== 0,
     });
     at += ITEM_BYTES * items;
   }

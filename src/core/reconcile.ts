@@ -78,6 +78,8 @@ export interface ReconcileComponents {
   merge(batch: Uint8Array): { readonly heldBack: number };
   /** No node can have dropped tombstones later than this: now. */
   horizonUsMax(): number;
+  /** From 0 to below 1. */
+  random(): number;
   /** Registers of ours that the other has not, or has otherwise. Only when nothing is exchanged. */
   differing?(entries: readonly number[]): void;
 }
@@ -337,16 +339,24 @@ export class Asker extends Side {
     this.#listed = [];
     while (this.#toList.length > 0 && this.#listed.length < LIST_ITEMS_TARGET) {
       const bucket = this.#toList[0]!;
-      const entries = [...this.#index.entries(bucket)].slice(0, LIST_ITEMS_MAX);
+      const all = [...this.#index.entries(bucket)];
+      const isCut = all.length > LIST_ITEMS_MAX;
+      const entries = isCut ? this.#someOf(all) : all;
       if (this.#listed.length > 0 && this.#listed.length + entries.length > LIST_ITEMS_TARGET) break;
       this.#toList.shift();
       const items = entries.map((entry) => itemOf(this.replica, entry));
-      buckets.push({ bucket, items });
+      buckets.push({ bucket, items, isCut });
       entries.forEach((entry, i) => {
         this.#listed.push({ entry, item: items[i]! });
       });
     }
     yield encodeList(buckets);
+  }
+
+  /** As many as a list may have, others each time. Only who can choose keys fills a bucket so. */
+  #someOf(entries: readonly number[]): number[] {
+    const first = Math.floor(this.components.random() * entries.length);
+    return [...entries.slice(first), ...entries.slice(0, first)].slice(0, LIST_ITEMS_MAX);
   }
 
   *#onWant(frame: Uint8Array): Generator<Uint8Array | null> {
@@ -437,7 +447,7 @@ export class Answerer extends Side {
     const wanted: number[] = [];
     const gone: number[] = [];
     let number = 0;
-    for (const { bucket, items } of decodeList(frame)) {
+    for (const { bucket, items, isCut } of decodeList(frame)) {
       const verdict = compareBucket(this.replica, [...this.#index.entries(bucket)], items);
       const { horizonUs } = this.replica;
       for (const i of verdict.newerThere) wanted.push(number + i);
@@ -446,7 +456,8 @@ export class Answerer extends Side {
         (stampTimeUs(hi, lo) <= horizonUs ? gone : wanted).push(number + i);
       }
       send.push(...verdict.newerHere);
-      for (const { entry, item } of verdict.onlyHere) {
+      // Of what a list has no room for it says nothing: this node's own lists do, when it asks.
+      for (const { entry, item } of isCut ? [] : verdict.onlyHere) {
         if (this.#compareOnly || stampTimeUs(item.hi, item.lo) > peer.horizonUs) send.push(entry);
         else this.dropIfStill(entry, item);
       }

@@ -23,6 +23,7 @@ import { MapmeshError } from './errors.js';
 import type { Foundings } from './foundings.js';
 import type { HybridClock } from './hybrid-clock.js';
 import { isNoKey } from './key-range.js';
+import { isCanonicalLpmKey } from './lpm-key.js';
 import { isArrayKind, type MapShape } from './map-port.js';
 import { type Cover, rootOf } from './merkle.js';
 import { Mirror } from './mirror.js';
@@ -379,14 +380,20 @@ export class Replica extends Registers {
 
   /**
    * An entry that no kernel can hold would wait on every node for ever. A delete of one, which an earlier version may have let
-   * in, is taken.
+   * in, is taken. An entry by another name than its own would have two registers.
    * @throws MapmeshError ERR_WIRE
    */
   #checkKeys(view: BatchView): void {
-    if (this.shape.kind !== 'lpm_trie') return;
+    const { kind, keyBytes } = this.shape;
+    if (kind !== 'lpm_trie') return;
     for (let i = 0; i < view.itemCount; i++) {
-      if (itemTag(view, i) === ItemTag.VALUE && isNoKey(this.shape, view.bytes, itemKeyOffset(view, i)))
+      const tag = itemTag(view, i);
+      if (tag >= ItemTag.SUBTREE) continue;
+      const at = itemKeyOffset(view, i);
+      if (tag === ItemTag.VALUE && isNoKey(this.shape, view.bytes, at))
         throw wire('a prefix that is longer than the address', 'one that fits');
+      if (!isCanonicalLpmKey(view.bytes, at, keyBytes))
+        throw wire('address bits beyond the prefix', 'zeros there');
     }
   }
 

@@ -86,6 +86,7 @@ function conversations(
     origins: new Origins(replica.originKey(0)),
     merge: (batch: Uint8Array) => replica.receive(batch, NOW_US * 2),
     horizonUsMax: () => NOW_US,
+    random: () => 0,
   });
   const options = { compareOnly: false, mayLeave: false };
   const serve = (answerer: Answerer, frame: Uint8Array) =>

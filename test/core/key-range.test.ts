@@ -97,3 +97,20 @@ describe('a prefix that is longer than the address', () => {
     }
   });
 });
+
+describe('a key of a trie with address bits beyond the prefix', () => {
+  it('is not taken from a peer, since it would be a second register of the entry, nor its delete', () => {
+    const key = Uint8Array.of(8, 0, 0, 0, 10, 1, 0, 0);
+    for (const value of [VALUE, null]) {
+      const [sly, node] = [nodeWith('lpm_trie', 8, 100), nodeWith('lpm_trie', 8, 100)];
+      sly.map.replica.writeLocal(key, 0, value, 0, sly.clock.wallUs(), undefined, 'local', null);
+      assert.throws(() => node.map.receive(sly.map.nextBatch()!), {
+        code: 'ERR_WIRE',
+        message: /beyond the prefix/,
+      });
+      sly.map.put(key, VALUE);
+      node.map.receive(sly.map.nextBatch()!);
+      assert.deepEqual([...node.map.replica.table.key(0)], [8, 0, 0, 0, 10, 0, 0, 0]);
+    }
+  });
+});

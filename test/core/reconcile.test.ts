@@ -1,17 +1,19 @@
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import fc from 'fast-check';
 import { FrameType, frameType } from '../../src/core/batch.js';
 import { toHex } from '../../src/core/bytes.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { purge } from '../../src/core/forget.js';
 import { Answerer, Asker } from '../../src/core/reconcile.js';
+import { BucketIndex } from '../../src/core/reconcile-buckets.js';
 import {
   decodeList,
   decodeProbe,
   decodeState,
   decodeWant,
   encodeVector,
+  LIST_ITEMS_MAX,
 } from '../../src/core/reconcile-wire.js';
 import { EntryFlag } from '../../src/core/register-table.js';
 import { stampTimeUs } from '../../src/core/stamp.js';
@@ -224,6 +226,7 @@ describe('reconcile', () => {
           return { heldBack: 0 };
         },
         horizonUsMax: () => a.clock.wallUs(),
+        random: Math.random,
         differing: (entries) => ours.push(...entries),
       },
       { ...EXCHANGE, compareOnly: true },
@@ -232,6 +235,7 @@ describe('reconcile', () => {
       origins: b.origins,
       merge: () => assert.fail('a comparison changes nothing'),
       horizonUsMax: () => b.clock.wallUs(),
+      random: Math.random,
     });
     let toB = [asker.probe()];
     while (asker.outcome === 'open') {
@@ -406,6 +410,7 @@ describe('reconcile, hostile bytes (I13)', () => {
       origins: victim.origins,
       merge: (batch: Uint8Array) => victim.map.receive(batch),
       horizonUsMax: () => victim.clock.wallUs(),
+      random: Math.random,
     };
     const typed = (run: () => void): void => {
       try {
@@ -457,5 +462,36 @@ describe('a register is held back', () => {
     const entry = a.map.replica.table.find(key(1), 0);
     const { hi, lo } = a.map.replica.stamp(entry);
     assert.equal(b.map.replica.heldBackUs, stampTimeUs(hi, lo));
+  });
+});
+
+describe('a bucket with more registers than a list has room for', () => {
+  const COUNT = LIST_ITEMS_MAX + 2000;
+  const entries = BucketIndex.prototype.entries;
+  // Keys that are all in one bucket take an hour to find: here all are in every one.
+  before(() => {
+    BucketIndex.prototype.entries = function* () {
+      for (let entry = 0; entry < COUNT; entry++) yield entry;
+    };
+  });
+  after(() => {
+    BucketIndex.prototype.entries = entries;
+  });
+
+  it('loses none that was not listed, and is level in the end', () => {
+    const [a, b] = [node(), node()];
+    for (let i = 0; i < COUNT; i++) a.map.put(key(i), value(1));
+    for (const frame of flush(a)) b.map.receive(frame);
+    for (const n of [a, b]) n.clock.advance(1e6);
+    b.map.put(key(COUNT - 1), value(7));
+    flush(b);
+    a.map.replica.raiseHorizon(a.clock.wallUs() - 1000);
+    for (let times = 0; times < 20 && digest(a) !== digest(b); times++) {
+      talk(a, b);
+      assert.equal(b.map.replica.entries, COUNT);
+      talk(b, a);
+      assert.equal(a.map.replica.entries, COUNT);
+    }
+    assert.equal(digest(a), digest(b));
   });
 });

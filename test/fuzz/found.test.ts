@@ -185,7 +185,8 @@ describe('hellos', () => {
 describe('reconcile frames', () => {
   const item = { tag: 1, hi: 1, lo: 1, check: 1 };
   it('list no bucket twice: each was answered in full', () => {
-    const list = (...buckets: number[]) => encodeList(buckets.map((bucket) => ({ bucket, items: [item] })));
+    const list = (...buckets: number[]) =>
+      encodeList(buckets.map((bucket) => ({ bucket, items: [item], isCut: false })));
     assert.equal(decodeList(list(4, 5)).length, 2);
     assert.throws(() => decodeList(list(5, 5)), code('ERR_WIRE'));
     assert.throws(() => decodeList(list(5, 4)), code('ERR_WIRE'));
@@ -207,6 +208,7 @@ describe('the answering side', () => {
       origins: node.origins,
       merge: (batch) => node.map.receive(batch),
       horizonUsMax: () => node.clock.wallUs(),
+      random: () => 0,
     });
     const { mapId } = node.map.replica;
     const probe = encodeProbe({

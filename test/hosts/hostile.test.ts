@@ -123,7 +123,7 @@ describe('three hosts beside one that means harm', { skip, concurrency: false },
       framed(probe, end),
       framed(probe, since, since, since),
       framed(probe, probe, probe),
-      framed(probe, encodeList([{ bucket: 1, items: [] }]), randomBytes(50)),
+      framed(probe, encodeList([{ bucket: 1, items: [], isCut: false }]), randomBytes(50)),
       framed(probe.subarray(0, 20)),
       Buffer.concat([frameHeader(0xffff_ffff), randomBytes(100)]),
       framed(probe), // and then silence

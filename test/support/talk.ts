@@ -24,6 +24,7 @@ export function talk(a: TestNode, b: TestNode, options = EXCHANGE, hooks: TalkHo
     origins: n.origins,
     merge: (batch: Uint8Array) => n.map.receive(batch),
     horizonUsMax: () => n.clock.wallUs(),
+    random: Math.random,
   });
   const asker = new Asker(a.map.replica, components(a), options);
   const answerer = new Answerer(b.map.replica, components(b));

@@ -59,6 +59,7 @@ function componentsOf(node: TestNode): ReconcileComponents {
     origins: node.origins,
     merge: (batch) => node.map.receive(batch, true),
     horizonUsMax: () => node.clock.wallUs(),
+    random: () => 0.5,
   };
 }
 
