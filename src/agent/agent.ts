@@ -5,7 +5,6 @@
  */
 import type { AgentControl } from '../api/control.js';
 import type { Log } from '../config/log.js';
-import { policyFor } from '../config/policies.js';
 import type { AgentSettings } from '../config/settings.js';
 import type { Clock } from '../core/clock.js';
 import type { MapmeshError } from '../core/errors.js';
@@ -19,15 +18,13 @@ import type { Mesh, MeshHandlers } from '../mesh/mesh.js';
 import type { AgentMap } from './agent-map.js';
 import { AwaitedMaps } from './awaited-maps.js';
 import { watchBootstrap } from './bootstrap-watch.js';
-import { createCatalogControl } from './catalog-control.js';
-import { CatalogFollower } from './catalog-follower.js';
-import { openCatalog } from './catalog-parts.js';
-import { CatalogSync } from './catalog-sync.js';
+import { composeCatalog, openCatalog } from './catalog-parts.js';
 import type { Cleanup } from './cleanup.js';
 import { ClockGuard } from './clock-guard.js';
 import { Control } from './control.js';
 import { Expiries } from './expiries.js';
 import { firstMapsOf } from './first-maps.js';
+import { GoingLive } from './going-live.js';
 import { helloOf } from './hello.js';
 import { Journal, type JournalComponents } from './journal.js';
 import { createMapMaker, type MapComponents, type MapToMake, watch } from './make-maps.js';
@@ -98,11 +95,8 @@ export async function composeAgent(
   const makeMap = createMapMaker(settings, { ...components, hlc, origins });
   /** Of all parts; {@link Replication} changes it. */
   const maps: AgentMap[] = [];
-  const {
-    catalog,
-    save: saveCatalog,
-    saved: catalogSaved,
-  } = await openCatalog({ ...components, store: dataDir }, settings.cluster, cleanup);
+  const opened = await openCatalog({ ...components, store: dataDir }, settings.cluster, cleanup);
+  const { catalog } = opened;
   const { source, ports } = components;
   const found = firstMapsOf(catalog, source, ports, components.pins, log);
   const first = found.first.map((map) => ({ map: makeMap(map), pin: map.pin }));
@@ -166,18 +160,18 @@ export async function composeAgent(
     describe: () => helloOf(maps, membership, members, catalog, sharedMaps, clock),
     onHello: (peerId, app) => {
       const hello = membership.hello(peerId, app);
-      catalogSync.hear(peerId, hello.catalog);
+      catalogParts.sync.hear(peerId, hello.catalog);
     },
     onDistantHello: (peerId, app) => membership.distantHello(peerId, app),
     onPeerUp: (peerId) => {
       membership.up(peerId);
-      catalogSync.up(peerId);
+      catalogParts.sync.up(peerId);
     },
     onPeerDown: (peerId) => {
       members.lost(peerId);
       membership.gone(peerId);
       sharedMaps.gone(peerId);
-      catalogSync.forget(peerId);
+      catalogParts.sync.forget(peerId);
     },
     onPeerSubscribed: (peerId, topic) => membership.subscribed(peerId, topic),
   });
@@ -214,7 +208,7 @@ export async function composeAgent(
     {
       onFirst: ({ core }) =>
         beginMesh(core.replica, Buffer.from(random.bytes(FOUNDING_BYTES)).readBigUInt64LE()),
-      onCaughtUp: (map) => goLive(map).catch(fail),
+      onCaughtUp: (map) => goingLive.goLive(map).catch(fail),
       onAllRefused,
       headOf: (map, peerId) => map.core.replica.batches.head(origins.intern(publicKeyOfPeerId(peerId))),
       isHeldBackDue: (map) => map.core.replica.heldBackUs <= clock.wallUs(),
@@ -227,29 +221,11 @@ export async function composeAgent(
       isFirst: settings.bootstrap.length === 0,
       reconcileIntervalMs: settings.reconcileIntervalMs,
       lonelyAfterMs: settings.lonelyAfterMs,
-      knowsCatalog: () => knowsCatalog,
+      knowsCatalog: () => catalogParts.isKnown(),
       isOfCatalog: ({ name, generation }) =>
         source !== null && catalog.content.maps.get(name)?.generation === generation,
     },
   );
-  const catalogSync = new CatalogSync({
-    catalog,
-    mesh,
-    timers,
-    log,
-    onSynced: () => {
-      if (knowsCatalog) return;
-      const followed = follower?.follow() ?? Promise.resolve();
-      followed
-        .then(() => {
-          knowsCatalog = true;
-          readiness.changed();
-        })
-        .catch(fail);
-    },
-  });
-  /** What the catalog has is here, or there is nobody to take it from, or it does not matter. */
-  let knowsCatalog = settings.pinRoot === null || settings.bootstrap.length === 0;
   const readiness = new Readiness(() => membership.ready, timers);
   const resizer = new Resizer({ pump, sweeps, capture, journal, timers, log }, fail);
   const rebinder = new Rebinder(
@@ -272,35 +248,6 @@ export async function composeAgent(
 
   function reconcileWithAll(map: AgentMap): void {
     for (const { peerId } of mesh.peers()) reconciler.request(map, peerId);
-  }
-
-  /** Before anything of the mesh is merged: the log still says what the kernel map had when the agent stopped. */
-  async function findChangesMadeMeanwhile(map: AgentMap): Promise<void> {
-    await sweeps.sweep(map, ({ nextSweep }) => (nextSweep === 'restart' ? nextSweep : null));
-    map.core.replica.priors.clear();
-    map.holdsApplies = false;
-  }
-
-  /** The mesh's state is here: compares the kernel map with it, applies what won, and opens for business. */
-  async function goLive(map: AgentMap): Promise<void> {
-    if (map.isFilling) {
-      const isForgetful = !map.remembers && map.core.replica.horizonUs > 0;
-      const { appliedDeletes } = await sweeps.sweep(map, ({ nextSweep }) =>
-        nextSweep === 'initial' && isForgetful ? 'forgetful' : nextSweep,
-      );
-      if (isForgetful && appliedDeletes > 0) {
-        log.warn(
-          { map: map.name, removed: appliedDeletes },
-          'entries removed from the kernel map: the mesh deleted them, or has forgotten whether it did',
-        );
-      }
-    }
-    await pump.applied(map);
-    if (map.state !== 'joining') return;
-    map.state = 'live';
-    log.info({ map: map.name, entries: map.core.replica.entries, capture: map.tier }, 'map is live');
-    if (replication.isLate(map)) mesh.announce();
-    readiness.changed();
   }
 
   const parts: AgentParts = {
@@ -326,6 +273,13 @@ export async function composeAgent(
     standby,
   };
   const replication = new Replication(maps, { ...parts, log });
+  const goingLive = new GoingLive({
+    ...{ sweeps, pump, log },
+    onLive: (map) => {
+      if (replication.isLate(map)) mesh.announce();
+      readiness.changed();
+    },
+  });
   for (const { map, pin } of first) replication.admit(map, pin);
   const startMap: ComposedAgent['startMap'] = (map, options) => {
     // Programs may still write to the one that it was about to replace when an earlier run ended.
@@ -340,37 +294,20 @@ export async function composeAgent(
     return made;
   };
   const stopMap = (map: AgentMap): Promise<void> => replication.stop(map);
-  const peerId = mesh.peerId;
-  const publish = (bytes: Uint8Array): void => {
-    for (const each of [bytes, ...catalog.fold()]) catalogSync.publish(each);
-  };
-  const follower =
-    source === null
-      ? null
-      : new CatalogFollower({
-          ...{ catalog, source, maps, resizer, writerLists, clock, timers, log, peerId },
-          ...{ startMap, stopMap, publish, onAllRefused, fail },
-          bySettings: new Set(ports.keys()),
-          isLasting: dataDir !== null,
-          saved: catalogSaved,
-          policyOf: (map) => policyFor(settings, map.name, map.policy),
-        });
-  catalog.onChange = () => {
-    saveCatalog();
-    for (const map of awaited.dropRemoved(catalog.content.maps)) journal?.remove(map);
-    follower?.follow().catch(fail);
-  };
-  const catalogControl =
-    follower === null || source === null
-      ? undefined
-      : createCatalogControl({
-          ...{ catalog, follower, source, maps, members, resizer, clock, peerId, publish },
-          saved: catalogSaved,
-        });
-  const control = new Control(parts, catalogControl);
+  const catalogParts = composeCatalog(
+    opened,
+    {
+      ...{ source, maps, mesh, members, resizer, readiness, awaited, journal, writerLists },
+      ...{ clock, timers, log, startMap, stopMap, onAllRefused, fail },
+      bySettings: new Set(ports.keys()),
+      isLasting: dataDir !== null,
+    },
+    settings,
+  );
+  const control = new Control(parts, catalogParts.control);
   cleanup.push(await components.serve(control));
   cleanup.push(() => mesh.stop());
-  cleanup.push(() => catalogSync.stop());
+  cleanup.push(() => catalogParts.sync.stop());
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
   cleanup.push(() => expiries.stop());
@@ -379,7 +316,8 @@ export async function composeAgent(
   clockGuard.check();
   cleanup.push(() => rebinder.stop());
   cleanup.push(() => resizer.stop());
-  for (const map of firstMaps.filter(({ hasHistory }) => hasHistory)) await findChangesMadeMeanwhile(map);
+  for (const map of firstMaps.filter(({ hasHistory }) => hasHistory))
+    await goingLive.findChangesMadeMeanwhile(map);
   // What the log has was taken in by the list of that time.
   for (const map of firstMaps) await writerLists.enforce(map);
   await mesh.start();
@@ -388,8 +326,8 @@ export async function composeAgent(
   clockGuard.start();
   rebinder.start();
   resizer.start();
-  follower?.start();
-  cleanup.push(() => follower?.stop());
+  catalogParts.follower?.start();
+  cleanup.push(() => catalogParts.follower?.stop());
   cleanup.push(watchBootstrap(settings, parts, fail));
 
   return {
