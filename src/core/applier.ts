@@ -14,7 +14,8 @@ import type { Replica } from './replica.js';
 import type { WriteWindows } from './write-windows.js';
 
 /** First and longest wait before refused registers are tried again. Sooner costs system calls for nothing; later
- * leaves a map wrong for longer after room was made. A delete in the map cuts the wait short. */
+ * leaves a map wrong for longer after room was made. A delete in the map cuts the wait short. A refused removal waits for
+ * the first of these each time: no room has to be made for it, so that what refuses it passes soon, or never. */
 const RETRY_DELAY_US_MIN = 100_000;
 const RETRY_DELAY_US_MAX = 30_000_000;
 
@@ -31,6 +32,8 @@ export class Applier {
   readonly #errnos = new Int32Array(MAP_BATCH_ENTRIES);
   #retryAtUs = 0;
   #retryDelayUs = RETRY_DELAY_US_MIN;
+  /** Until then keys that the kernel would not let go of are not tried again. */
+  #removeAtUs = 0;
   #lastErrno = 0;
   #lastRange = '';
 
@@ -66,13 +69,13 @@ export class Applier {
 
   /** Whether {@link step} has something to do. */
   hasWork(): boolean {
-    return this.#mirror.applyQueue.size > 0 || this.#mirror.removals.size > 0 || this.#retryIsDue();
+    return this.#mirror.applyQueue.size > 0 || this.#removalIsDue() || this.#retryIsDue();
   }
 
   /** Applies one batch. @returns how many registers were tried. */
   step(): number {
     if (this.#mirror.applyQueue.size === 0 && this.#retryIsDue()) this.#requeuePending();
-    this.#remove();
+    if (this.#removalIsDue()) this.#remove();
     const { applyQueue, pending } = this.#mirror;
     const deletes: number[] = [];
     const updates: number[] = [];
@@ -134,28 +137,34 @@ export class Applier {
     this.#retryAtUs = 0;
   }
 
-  /** Takes keys out of the kernel map that have no register any more. What is refused stays and is tried again. */
+  /** Takes keys out of the kernel map that have no register any more. What is refused is tried again a little later. */
   #remove(): void {
     const { removals } = this.#mirror;
     const { table } = this.#replica;
-    const { keyBytes } = this.#port.info;
+    const { info } = this.#port;
+    const { keyBytes } = info;
     const names: string[] = [];
     const countMax = stepEntries(this.#port);
     for (const [name, key] of removals) {
-      // Written anew since: that register is what the kernel map is to have.
-      if (table.find(key, 0) >= 0) removals.delete(name);
+      // Written anew since: that register is what the kernel map is to have. Or the map can never have had the key.
+      if (table.find(key, 0) >= 0 || outOfRange(info, key, 0) !== '') removals.delete(name);
       else copyRange(key, 0, keyBytes, this.#keys, keyBytes * (names.push(name) - 1));
       if (names.length === countMax) break;
     }
     if (names.length === 0) return;
     const tick = this.#windows.add(this.#clear(names.length));
-    const isCaptured = this.#port.info.kernelId !== null;
+    let refused = 0;
     names.forEach((name, i) => {
-      if (this.#errnos[i] !== 0) return;
+      const key = removals.get(name)!;
       removals.delete(name);
-      if (isCaptured) this.#mirror.removed.set(name, tick);
+      if (this.#errnos[i] !== 0) {
+        removals.set(name, key); // behind those that were not tried yet
+        refused++;
+      } else if (info.kernelId !== null) this.#mirror.removed.set(name, tick);
     });
-    if (this.#mirror.pending.size > 0) this.retrySoon();
+    this.#counters.refused += refused;
+    if (refused > 0) this.#removeAtUs = this.#clock.monotonicUs() + RETRY_DELAY_US_MIN;
+    if (refused < names.length && this.#mirror.pending.size > 0) this.retrySoon();
   }
 
   /** Deletes the first keys of `#keys`. In an array, what is not there is zero. */
@@ -221,6 +230,10 @@ export class Applier {
     this.#counters.refused += failed;
     if (failed === 0) this.#retryDelayUs = RETRY_DELAY_US_MIN;
     else this.#retryAtUs = this.#clock.monotonicUs() + this.#retryDelayUs;
+  }
+
+  #removalIsDue(): boolean {
+    return this.#mirror.removals.size > 0 && this.#clock.monotonicUs() >= this.#removeAtUs;
   }
 
   #retryIsDue(): boolean {

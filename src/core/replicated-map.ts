@@ -231,7 +231,7 @@ export class ReplicatedMap {
   applyStep(): boolean {
     if (this.#isStandby) return false;
     for (const { applier } of this.#links) if (applier.hasWork()) applier.step();
-    return this.isApplying;
+    return this.hasApplies();
   }
 
   /**

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { toHex } from '../../src/core/bytes.js';
+import type { MapKind } from '../../src/core/map-port.js';
+import { EBUSY, EINVAL } from '../../src/kernel/errno.js';
 import { E2BIG, ModelPort } from '../support/model-port.js';
 import { TestClock, testNode } from '../support/node.js';
 
@@ -83,5 +85,54 @@ describe('applier', () => {
     deliver();
     assert.equal(toHex(port.entries.get(toHex(key(1)))!.value), toHex(value(2)));
     assert.equal(here.map.mirror.pending.size, 0);
+  });
+
+  it('does not wait for the removal of a key that the kernel map can never have had', () => {
+    // An index beyond the end of a smaller array, and the tombstone of a prefix that is longer than the address.
+    for (const [kind, keyBytes, first] of [
+      ['array', 4, 6],
+      ['lpm_trie', 8, 40],
+    ] as [MapKind, number, number][]) {
+      const clock = new TestClock();
+      const port = new ModelPort(clock, { kind, keyBytes, maxEntries: 4 });
+      port.deleteErrno = EINVAL;
+      port.updateErrno = E2BIG;
+      const here = testNode(port, clock);
+      const there = testNode(new ModelPort(clock, { kind, keyBytes, maxEntries: 8 }), clock);
+      const name = new Uint8Array(keyBytes).fill(first, 0, 1);
+      if (kind === 'array') there.map.put(name, value(1));
+      else there.map.delete(name);
+      here.map.receive(there.map.nextBatch()!);
+      while (here.map.applyStep());
+      here.map.setWriters([here.publicKey], 0);
+      assert.equal(here.map.dropUncounted(0, 10), 1);
+      const refused = here.map.counters.refused;
+      while (here.map.applyStep());
+      assert.equal(here.map.mirror.removals.size, 0, kind);
+      assert.equal(here.map.counters.refused, refused, 'the kernel was not asked');
+    }
+  });
+
+  it('tries a removal that the kernel refuses again a little later', () => {
+    const { clock, port, there, here, deliver } = setUp(2);
+    const drop = () => {
+      here.map.setWriters([here.publicKey], 0);
+      here.map.dropUncounted(0, 10);
+      here.map.setWriters([], 0);
+    };
+    for (let i = 0; i < 2; i++) there.map.put(key(i), value(1));
+    deliver();
+    drop();
+    port.deleteErrno = EBUSY;
+    there.map.put(key(8), value(1));
+    deliver(); // ends, although a register is pending as well
+    assert.equal(here.map.mirror.pending.size, 1);
+    assert.equal(here.map.hasApplies(), false, 'nothing to do at once');
+    assert.equal(here.map.mirror.removals.size, 2);
+    port.deleteErrno = 0;
+    clock.advance(100_000);
+    assert.equal(here.map.hasApplies(), true);
+    while (here.map.applyStep());
+    assert.deepEqual([...port.entries.keys()], [toHex(key(8))]);
   });
 });

@@ -23,6 +23,8 @@ export class ModelPort implements MapPort {
   beforeWrite: (() => void) | null = null;
   /** Errno with which every update fails; 0 for none. */
   updateErrno = 0;
+  /** ... and every delete. */
+  deleteErrno = 0;
   writes = 0;
   lookups = 0;
   /** Entries that an LRU map pushed out to make room, oldest first; a full map of another kind refuses. */
@@ -87,7 +89,8 @@ export class ModelPort implements MapPort {
     return this.#during(() => {
       const { keyBytes } = this.info;
       for (let i = 0; i < count; i++) {
-        errnos[i] = 0;
+        errnos[i] = this.deleteErrno;
+        if (errnos[i] !== 0) continue;
         this.foreignDelete(keys.slice(i * keyBytes, (i + 1) * keyBytes));
         this.writes++;
       }
