@@ -124,7 +124,6 @@ export class Sweeps {
       if (map.state !== 'live' || map.core.isStandby) continue;
       await this.sweep(map).catch((error: Error) => {
         log.warn({ map: map.name, reason: error.message }, 'sweep failed');
-        this.#plan(map, 0);
       });
     }
   }
@@ -155,6 +154,7 @@ export class Sweeps {
       }
     } catch (error) {
       map.sweepProblem = error instanceof Error ? error.message : String(error);
+      this.#plan(map, 0); // also if it was the map's first: another one is to do what this one should have
       throw error;
     }
     if (!mayBeSwept(map)) return emptyResult(); // since it was asked for

@@ -1,8 +1,20 @@
-/** Sweeps of many maps by one agent, on real kernel maps. */
+/** When maps are swept: many maps by one agent, on real kernel maps; and what follows a sweep that failed. */
+import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { AgentMap } from '../../src/agent/agent-map.js';
+import type { Pump } from '../../src/agent/pump.js';
+import { Standby } from '../../src/agent/standby.js';
+import { Sweeps } from '../../src/agent/sweeps.js';
+import { systemTimers } from '../../src/agent/system-timers.js';
+import { SILENT_LOG } from '../../src/config/log.js';
+import type { CapturePort } from '../../src/core/capture-port.js';
+import { MapmeshError } from '../../src/core/errors.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import { TestAgent } from '../support/agents.js';
 import { kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
+import { ModelPort } from '../support/model-port.js';
+import { TestClock, testNode } from '../support/node.js';
 import { until } from '../support/until.js';
 
 const skip = kernelMapsImpossible() ?? false;
@@ -32,6 +44,46 @@ describe('sweeps of many maps', { skip, concurrency: false }, () => {
       const sweptMs = async () => (await agent.map(name)).lastSweep?.atMs ?? 0;
       const beforeMs = await sweptMs();
       await until(`another sweep of ${name}`, async () => (await sweptMs()) > beforeMs);
+    }
+  });
+});
+
+describe('a sweep that fails', () => {
+  it('is followed by another one, also if it was the first, which a commit has asked for', async () => {
+    const clock = new TestClock();
+    const port = new ModelPort(clock);
+    const policy = { ...DEFAULT_POLICY, mode: 'standby' as const, sweepIntervalMs: SWEEP_INTERVAL_MS };
+    const node = testNode(port, clock, undefined, undefined, { policy });
+    const map = new AgentMap(node.map, 'topic', () => 'sweep');
+    map.state = 'live';
+    port.foreignWrite(Uint8Array.of(2, 0, 0, 0), Uint8Array.of(2, 2, 2, 2)); // only the kernel has it: to be removed
+    const { dump } = port;
+    port.dump = () => {
+      port.dump = dump;
+      throw new MapmeshError('ERR_KERNEL', 'Cannot dump map "m": the kernel says EAGAIN');
+    };
+    const pump: Pick<Pump, 'drain' | 'applied' | 'scheduleApply' | 'scheduleFlush'> = {
+      drain: async () => undefined,
+      applied: async () => undefined,
+      scheduleApply: () => map.core.applyStep(),
+      scheduleFlush: () => undefined,
+    };
+    const capture: Pick<CapturePort, 'losses'> = {
+      losses: () => ({ ringFull: 0, skipped: 0, unreadable: 0 }),
+    };
+    const components = { pump: pump as Pump, timers: systemTimers, log: SILENT_LOG };
+    const sweeps = new Sweeps([map], {
+      ...components,
+      ...{ capture: capture as CapturePort, clock, random: () => 0.5 },
+    });
+    try {
+      const standby = new Standby({ ...components, sweeps }, (error) => assert.ifError(error));
+      await assert.rejects(standby.commit(map), { code: 'ERR_KERNEL' });
+      assert.match(map.sweepProblem, /EAGAIN/);
+      await until('the entry to be removed', () => port.entries.size === 0);
+      assert.equal(map.sweepProblem, '');
+    } finally {
+      await sweeps.stop();
     }
   });
 });
