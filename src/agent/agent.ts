@@ -274,7 +274,7 @@ export async function composeAgent(
   };
   const replication = new Replication(maps, { ...parts, log });
   const goingLive = new GoingLive({
-    ...{ sweeps, pump, log },
+    ...{ sweeps, pump, timers, log },
     onLive: (map) => {
       if (replication.isLate(map)) mesh.announce();
       readiness.changed();
@@ -310,12 +310,14 @@ export async function composeAgent(
   cleanup.push(() => catalogParts.sync.stop());
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
+  cleanup.push(() => goingLive.stop());
   cleanup.push(() => expiries.stop());
   cleanup.push(() => membership.stop());
   cleanup.push(() => reconciler.stop());
   clockGuard.check();
   cleanup.push(() => rebinder.stop());
   cleanup.push(() => resizer.stop());
+  // Nothing of the mesh may be merged before: a map that cannot be read has the others wait as well.
   for (const map of firstMaps.filter(({ hasHistory }) => hasHistory))
     await goingLive.findChangesMadeMeanwhile(map);
   // What the log has was taken in by the list of that time.

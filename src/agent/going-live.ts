@@ -1,12 +1,22 @@
-/** How a map comes to be live: its kernel map is compared with the log, then with what the mesh has. */
+/**
+ * How a map comes to be live: its kernel map is compared with the log, then with what the mesh has. One that cannot be read
+ * just now, since it changes too fast, say, is tried again; the map is `joining` until then, and status says why.
+ */
 import type { Log } from '../config/log.js';
+import { MapmeshError } from '../core/errors.js';
+import { emptyResult, type SweepResult } from '../core/sweeper.js';
+import type { Timers } from '../core/timers.js';
 import type { AgentMap } from './agent-map.js';
 import type { Pump } from './pump.js';
-import type { Sweeps } from './sweeps.js';
+import type { ModeOf, Sweeps } from './sweeps.js';
+
+/** How long after a sweep that failed: a dump has tried a few times itself by then. */
+const RETRY_MS = 1000;
 
 export interface GoingLiveComponents {
   readonly sweeps: Sweeps;
   readonly pump: Pump;
+  readonly timers: Timers;
   readonly log: Log;
   /** The map has just become live. */
   onLive(map: AgentMap): void;
@@ -14,15 +24,21 @@ export interface GoingLiveComponents {
 
 export class GoingLive {
   readonly #components: GoingLiveComponents;
+  #stopped = false;
 
   constructor(components: GoingLiveComponents) {
     this.#components = components;
   }
 
+  /** Nothing is tried again any more. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
   /** Before anything of the mesh is merged: the log still says what the kernel map had when the agent stopped. */
   async findChangesMadeMeanwhile(map: AgentMap): Promise<void> {
-    const { sweeps } = this.#components;
-    await sweeps.sweep(map, ({ nextSweep }) => (nextSweep === 'restart' ? nextSweep : null));
+    await this.#sweep(map, ({ nextSweep }) => (nextSweep === 'restart' ? nextSweep : null));
+    if (this.#stopped) return;
     map.core.replica.priors.clear();
     map.holdsApplies = false;
   }
@@ -31,6 +47,7 @@ export class GoingLive {
   async goLive(map: AgentMap): Promise<void> {
     const { pump, log, onLive } = this.#components;
     if (map.isFilling) await this.#fill(map);
+    if (this.#stopped) return;
     await pump.applied(map);
     if (map.state !== 'joining') return;
     map.state = 'live';
@@ -39,9 +56,9 @@ export class GoingLive {
   }
 
   async #fill(map: AgentMap): Promise<void> {
-    const { sweeps, log } = this.#components;
+    const { log } = this.#components;
     const isForgetful = !map.remembers && map.core.replica.horizonUs > 0;
-    const { appliedDeletes } = await sweeps.sweep(map, ({ nextSweep }) =>
+    const { appliedDeletes } = await this.#sweep(map, ({ nextSweep }) =>
       nextSweep === 'initial' && isForgetful ? 'forgetful' : nextSweep,
     );
     if (!isForgetful || appliedDeletes === 0) return;
@@ -49,5 +66,20 @@ export class GoingLive {
       { map: map.name, removed: appliedDeletes },
       'entries removed from the kernel map: the mesh deleted them, or has forgotten whether it did',
     );
+  }
+
+  /** Sweeps the map as soon as it can be read, or not at all if it is let go before. */
+  async #sweep(map: AgentMap, modeOf: ModeOf): Promise<SweepResult> {
+    const { sweeps, timers, log } = this.#components;
+    while (!this.#stopped && map.isReplicated) {
+      try {
+        return await sweeps.sweep(map, modeOf);
+      } catch (error) {
+        if (!(error instanceof MapmeshError)) throw error;
+        log.warn({ map: map.name, code: error.code }, `${error.message}; it is tried again`);
+        await timers.delay(RETRY_MS);
+      }
+    }
+    return emptyResult();
   }
 }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { AgentMap } from '../../src/agent/agent-map.js';
+import { GoingLive } from '../../src/agent/going-live.js';
 import type { Pump } from '../../src/agent/pump.js';
 import { Standby } from '../../src/agent/standby.js';
 import { Sweeps } from '../../src/agent/sweeps.js';
@@ -11,6 +12,7 @@ import { SILENT_LOG } from '../../src/config/log.js';
 import type { CapturePort } from '../../src/core/capture-port.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
+import { emptyResult } from '../../src/core/sweeper.js';
 import { TestAgent } from '../support/agents.js';
 import { kernelMapsImpossible, TestMaps } from '../support/kernel-maps.js';
 import { ModelPort } from '../support/model-port.js';
@@ -85,5 +87,51 @@ describe('a sweep that fails', () => {
     } finally {
       await sweeps.stop();
     }
+  });
+
+  it('ends no agent whose map is joining: it is tried again until the kernel map can be read', async () => {
+    const clock = new TestClock();
+    const port = new ModelPort(clock);
+    const map = new AgentMap(testNode(port, clock).map, 'topic', () => 'sweep');
+    map.holdsApplies = true; // as of a map that the log knows
+    let tries = 0;
+    const waitsMs: number[] = [];
+    const heldAt: boolean[] = [];
+    const live: AgentMap[] = [];
+    const sweep = async () => {
+      heldAt.push(map.holdsApplies);
+      if (++tries % 3 !== 0)
+        throw new MapmeshError('ERR_KERNEL', 'Cannot dump map "m": the kernel says EAGAIN');
+      return emptyResult();
+    };
+    const goingLive = new GoingLive({
+      sweeps: { sweep } as unknown as Sweeps,
+      pump: { applied: async () => undefined } as unknown as Pump,
+      timers: { ...systemTimers, delay: async (ms) => void waitsMs.push(ms) },
+      log: SILENT_LOG,
+      onLive: (which) => live.push(which),
+    });
+    await goingLive.findChangesMadeMeanwhile(map);
+    assert.deepEqual([heldAt, map.holdsApplies, map.state], [[true, true, true], false, 'joining']);
+    await goingLive.goLive(map);
+    assert.deepEqual([tries, waitsMs, live, map.state], [6, [1000, 1000, 1000, 1000], [map], 'live']);
+  });
+
+  it('is not tried again once the agent stops', async () => {
+    const map = new AgentMap(testNode(new ModelPort(new TestClock())).map, 'topic', () => 'sweep');
+    map.holdsApplies = true;
+    const sweep = async () => {
+      throw new MapmeshError('ERR_KERNEL', 'Cannot dump map "m": the kernel says EAGAIN');
+    };
+    const goingLive: GoingLive = new GoingLive({
+      sweeps: { sweep } as unknown as Sweeps,
+      pump: { applied: async () => undefined } as unknown as Pump,
+      timers: { ...systemTimers, delay: async () => goingLive.stop() },
+      log: SILENT_LOG,
+      onLive: () => assert.fail('it is not live'),
+    });
+    await goingLive.findChangesMadeMeanwhile(map);
+    await goingLive.goLive(map);
+    assert.deepEqual([map.holdsApplies, map.state], [true, 'joining']);
   });
 });

@@ -45,11 +45,15 @@ export const SWITCHES = [
  */
 export const DIMENSIONS = ['catalog', 'removals', 'rivals', 'editors', 'resizes', 'timeToLive'] as const;
 
-/** Two groups of nodes do not hear of each other from the start: each begins a mesh. Drawn from numbers of its own, too. */
-const APART = 'apart';
-const APART_SHARE = 0.1;
+/**
+ * Switches that came later, and the share of the seeds that they are on in. Drawn from numbers of their own, too.
+ *
+ * - `apart`: two groups of nodes do not hear of each other from the start, so that each begins a mesh.
+ * - `brokenDumps`: kernels break dumps off.
+ */
+const LATER = { apart: 0.1, brokenDumps: 0.1 };
 
-export type Switch = (typeof SWITCHES)[number] | (typeof DIMENSIONS)[number] | typeof APART;
+export type Switch = (typeof SWITCHES)[number] | (typeof DIMENSIONS)[number] | keyof typeof LATER;
 
 export interface NodePlan {
   readonly name: string;
@@ -104,7 +108,9 @@ export function makePlan(
     const isOn = random.chance(share);
     if (forced[each] ?? isOn) on.add(each);
   }
-  if (forced[APART] ?? SeededRandom.labelled(seed, APART).chance(APART_SHARE)) on.add(APART);
+  for (const each of Object.keys(LATER) as (keyof typeof LATER)[]) {
+    if (forced[each] ?? SeededRandom.labelled(seed, each).chance(LATER[each])) on.add(each);
+  }
   const catalog = planCatalog(seed, on, forced);
   const hotKeys = random.between(1, 6);
   const coldKeys = random.between(10, 200);

@@ -6,6 +6,7 @@
  * applies. A hook may run later than the write that it reports, and another order of records than of writes follows.
  */
 import type { CaptureLosses, CapturePort, CaptureTier } from '../../src/core/capture-port.js';
+import { MapmeshError } from '../../src/core/errors.js';
 import type { MapDump, MapInfo, MapKind, MapPort, WriteWindow } from '../../src/core/map-port.js';
 import { isArrayKind, isLruKind, isPerCpuKind } from '../../src/core/map-port.js';
 import { RECORD_FLAG_MAYBE_SELF, RecordOp } from '../../src/core/ring-record.js';
@@ -55,6 +56,8 @@ export interface KernelFaults {
   lateUsMax: number;
   /** Of an apply to be refused for no lasting reason. */
   busy: number;
+  /** Of a dump to be broken off at each step, since the map changes faster than it can be read. */
+  brokenDump: number;
   /** Of another program to write a key just as it is applied. */
   race: number;
   /** Of an eviction to happen although the map is not full. */
@@ -69,6 +72,7 @@ export const NO_KERNEL_FAULTS: KernelFaults = {
   late: 0,
   lateUsMax: 0,
   busy: 0,
+  brokenDump: 0,
   race: 0,
   evict: 0,
   ringBytes: 1 << 20,
@@ -420,6 +424,7 @@ class SimMapPort implements MapPort {
     return {
       next: (keys, values, countMax) => {
         this.#pass(5);
+        this.#mayBreakOff();
         let count = 0;
         for (
           const most = Math.min(countMax, 1 + this.#random.between(0, 64));
@@ -464,6 +469,13 @@ class SimMapPort implements MapPort {
     if (this.#random.chance(faults.race)) this.#race(key);
     this.#kernel.mayDie(1);
     return errno;
+  }
+
+  #mayBreakOff(): void {
+    const { brokenDump } = this.#kernel.faults;
+    if (brokenDump === 0 || !this.#random.chance(brokenDump)) return;
+    this.#world.count('dump broken off');
+    throw new MapmeshError('ERR_KERNEL', `Cannot dump map "${this.#map.spec.name}": the kernel says EAGAIN`);
   }
 
   /** An XDP program interrupts the agent and writes the very key. */

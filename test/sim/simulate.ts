@@ -206,6 +206,7 @@ class Simulation {
         late: on.has('lateHooks') ? 0.2 : 0,
         lateUsMax: random.pick([50, 2000, 8000]),
         busy: on.has('busy') ? 0.1 : 0,
+        brokenDump: on.has('brokenDumps') ? 0.1 : 0,
         race: on.has('races') ? 0.05 : 0,
         evict: 0.02,
         die: on.has('kills') ? 0.002 : 0,

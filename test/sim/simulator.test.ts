@@ -24,6 +24,7 @@ const RARE = [
   'agent ended: stop',
   'apply refused: busy',
   'apply refused: full',
+  'dump broken off',
   'evicted',
   'hook late',
   'hook skipped',
@@ -64,6 +65,7 @@ describe('simulation', () => {
       const forced = Object.fromEntries([
         ['catalog', false],
         ['apart', false],
+        ['brokenDumps', false],
         ...on.map((name) => [name, true]),
         ...off.map((name) => [name, false]),
       ]);
