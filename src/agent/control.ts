@@ -140,11 +140,13 @@ export class Control implements AgentControl {
   }
 
   async put(name: string, key: Uint8Array, value: Uint8Array): Promise<WriteReport> {
+    await this.#parts.pump.started;
     const map = this.#writableMap(name);
     return this.#written(map, map.core.put(key, value));
   }
 
   async del(name: string, key: Uint8Array): Promise<WriteReport> {
+    await this.#parts.pump.started;
     const map = this.#writableMap(name);
     return this.#written(map, map.core.delete(key));
   }
@@ -195,8 +197,9 @@ export class Control implements AgentControl {
   }
 
   async release(name: string, { refill }: { readonly refill: boolean }): Promise<ReleaseReport> {
-    const map = this.#writableMap(name);
     const { pump, timers } = this.#parts;
+    await pump.started;
+    const map = this.#writableMap(name);
     const turns = new Turns(timers);
     const sum = { deletes: 0, refilled: 0 };
     // As many as were held when this was asked: what is held from now on has not been seen by whoever asked.
@@ -218,8 +221,9 @@ export class Control implements AgentControl {
   }
 
   async commit(name: string, { back }: { readonly back: boolean }): Promise<CommitReport> {
+    const { standby, pump } = this.#parts;
+    await pump.started;
     const map = this.#writableMap(name);
-    const { standby } = this.#parts;
     const { entries } = map.core.replica;
     if (!back) {
       const { wasStandby, ...done } = await standby.commit(map);
@@ -251,6 +255,12 @@ export class Control implements AgentControl {
     const isLogged = map.journal !== null || links.length > 1;
     if (isLogged) await this.#parts.pump.flushed();
     else this.#parts.pump.scheduleFlush();
+    if (!map.isReplicated) {
+      throw new MapmeshError(
+        'ERR_NO_SUCH_MAP',
+        `Cannot write map "${map.name}": it has just ceased to be replicated here`,
+      );
+    }
     while (map.core.isApplying && mirror.has(entry, MirrorFlag.APPLY)) map.core.applyStep();
     if (map.core.isStandby) {
       const problem = `the map is on standby here: its kernel map gets the entry with "mapmesh commit ${map.name}"`;

@@ -46,10 +46,18 @@ export class Pump {
   readonly #retryTimer: Timer;
   /** From {@link start} to {@link stop}: only then is anything published or applied by itself. */
   #isRunning = false;
+  #begin: () => void = () => undefined;
   #flushing: Promise<void> | null = null;
   #applying: Promise<void> | null = null;
   #draining: Promise<void> = Promise.resolve();
   #lastFlushMs = 0;
+  /**
+   * Resolves when {@link start} is called: kernel maps have been compared with what the log says they had. Who writes a map
+   * before would be part of that, and could not be told that the write is on disk.
+   */
+  readonly started = new Promise<void>((resolve) => {
+    this.#begin = resolve;
+  });
   /** Called when a hook saw changes that only a sweep can name. */
   onSweepWanted: (map: AgentMap) => void = () => undefined;
 
@@ -89,6 +97,7 @@ export class Pump {
   /** Starts draining the ring. */
   start(): void {
     this.#isRunning = true;
+    this.#begin();
     this.#draining = this.#drainLoop().catch(this.#fail);
   }
 

@@ -3,9 +3,21 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { after, describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { AgentMap } from '../../src/agent/agent-map.js';
+import { Control } from '../../src/agent/control.js';
+import type { Journal } from '../../src/agent/journal.js';
+import type { AgentParts } from '../../src/agent/parts.js';
+import { Pump } from '../../src/agent/pump.js';
+import { systemTimers } from '../../src/agent/system-timers.js';
+import { SILENT_LOG } from '../../src/config/log.js';
+import type { CapturePort } from '../../src/core/capture-port.js';
+import type { Mesh } from '../../src/mesh/mesh.js';
 import { mapmesh, type TestAgent } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, type TestMapSpec } from '../support/kernel-maps.js';
 import { MAP_WRITER, mapWriter, sameEntries } from '../support/map-writer.js';
+import { ModelPort } from '../support/model-port.js';
+import { TestClock, testNode } from '../support/node.js';
 import { until } from '../support/until.js';
 import { NamedAgents } from './named-agents.js';
 
@@ -101,5 +113,70 @@ describe('a node that is killed and comes back', { skip, concurrency: false }, (
     agents.maps.create('lone', SPEC);
     await agents.start('lone');
     await until('the entry in the new map', () => dumpPin(pin('lone')).get(key) === '11'.repeat(32));
+  });
+});
+
+describe('a put while an agent starts', () => {
+  const [KEY, OTHER] = [Uint8Array.of(1, 0, 0, 0), Uint8Array.of(2, 0, 0, 0)];
+  const VALUE = Uint8Array.of(1, 1, 1, 1);
+
+  /** An agent that has replayed its log, by which the register of KEY waits to be applied, and serves its API. */
+  function setUp() {
+    const clock = new TestClock();
+    const port = new ModelPort(clock);
+    const map = new AgentMap(testNode(port, clock).map, 'topic', () => 'sweep');
+    const author = testNode(new ModelPort(clock), clock);
+    author.map.put(KEY, VALUE);
+    map.core.receive(author.map.nextBatch()!);
+    map.holdsApplies = true;
+    const logged: Uint8Array[] = [];
+    const journal = {
+      isWritten: true,
+      appendOwn: (_: AgentMap, frame: Uint8Array) => logged.push(frame),
+      tellable: async (): Promise<void> => undefined,
+    };
+    map.journal = journal as unknown as Journal;
+    const mesh = { backlogBytes: () => 0, publish: async () => ({ recipients: 0, missed: [] }) };
+    let close = (): void => undefined;
+    const closed = new Promise<void>((resolve) => {
+      close = resolve;
+    });
+    const capture = { wait: () => closed, drain: () => 0, close };
+    const pump = new Pump(
+      [map],
+      capture as unknown as CapturePort,
+      mesh as unknown as Mesh,
+      systemTimers,
+      SILENT_LOG,
+      (error) => assert.ifError(error),
+    );
+    const control = new Control({ maps: [map], pump, timers: systemTimers, clock } as unknown as AgentParts);
+    return { port, map, journal, logged, pump, control };
+  }
+
+  it('waits until the kernel map has been compared with the log, and is logged before it is answered', async () => {
+    const { port, map, logged, pump, control } = setUp();
+    const answer = control
+      .put('test', OTHER, VALUE)
+      .then(({ applied }) => ({ applied, logged: logged.length }));
+    await setImmediate();
+    assert.equal(map.core.find(OTHER), -1);
+    assert.equal(port.writes, 0, 'what is in doubt is not applied');
+    map.holdsApplies = false;
+    pump.start();
+    assert.deepEqual(await answer, { applied: true, logged: 1 });
+    assert.deepEqual(port.entries.get('02000000')?.value, VALUE);
+    await pump.stop();
+  });
+
+  it('leaves a kernel map alone that was let go while the write was logged', async () => {
+    const { port, map, journal, pump, control } = setUp();
+    pump.start();
+    journal.tellable = async () => {
+      map.state = 'removed';
+    };
+    await assert.rejects(control.put('test', OTHER, VALUE), { code: 'ERR_NO_SUCH_MAP' });
+    assert.equal(port.writes, 0);
+    await pump.stop();
   });
 });
