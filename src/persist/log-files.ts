@@ -5,6 +5,7 @@
  * registers-N.snapshot   everything that logs below N held, when there were any; whole or not there at all
  * registers-N.log        N, N+1, ...: what was appended since; every run begins one, and so does every rewrite
  * registers.newest       number of the newest log and a newline: where it is, that log must be
+ * registers.whole        empty; the logs hold all that was appended (whole-mark.ts)
  * ```
  * So a missing file is told from a new directory: logs are numbered without gaps from the snapshot on (from 1 without
  * one), and `registers.newest` outlives the loss of them all. Who moves every `registers*` away starts afresh.
@@ -15,6 +16,7 @@ import { MapmeshError } from '../core/errors.js';
 import { type Disk, type DiskFile, writeAll } from './disk.js';
 
 export const NEWEST_FILE = 'registers.newest';
+export const WHOLE_FILE = 'registers.whole';
 
 const NAME = /^registers-([1-9][0-9]{0,14})\.(log|snapshot)$/;
 const NEWEST_TEXT = /^([1-9][0-9]{0,14})\n$/;
@@ -40,6 +42,8 @@ export interface LogFiles {
   readonly logs: readonly number[];
   /** What `registers.newest` says; 0 when there is none. */
   readonly newest: number;
+  /** Whether the mark is there that the logs lack nothing. */
+  readonly isWhole: boolean;
   /** Names of files that a snapshot has replaced. */
   readonly replaced: readonly string[];
 }
@@ -66,6 +70,7 @@ export async function findLogFiles(disk: Disk, directory: string): Promise<LogFi
   return {
     snapshot,
     newest,
+    isWhole: names.includes(WHOLE_FILE),
     logs: logs.filter((number) => number >= first),
     replaced: [
       ...logs.filter((number) => number < first).map(logName),

@@ -22,6 +22,8 @@ export interface Replayed {
   readonly tornBytes: number;
   /** Places at which earlier runs lost records and ended before a rewrite could make up for it. */
   readonly holes: number;
+  /** Earlier runs ended without having written all that they went by: kernel maps and others may have more than the log. */
+  readonly isLacking: boolean;
 }
 
 /** Bytes of a file, [from, to). */
@@ -85,7 +87,7 @@ export async function replayFiles(
     read.push({ ...segment, ...content });
   }
   for (const segment of read) refuseDamage(segment, proof);
-  return summary(snapshot, logs, read, proof);
+  return summary(snapshot, logs, read, proof, files.isWhole);
 }
 
 /** Which logs count, in the order of their records. */
@@ -123,8 +125,10 @@ function summary(
   logs: readonly LogFile[],
   read: readonly ReadSegment[],
   proof: Proof,
+  isWhole: boolean,
 ): Replay {
   const sum = (of: (segment: ReadSegment) => number): number => read.reduce((n, each) => n + of(each), 0);
+  const holes = sum((segment) => segment.holes);
   const index = read.findIndex((segment) => segment.usedBytes > provenBytes(segment, proof));
   const first = read.at(index)!; // the last one when all is proven
   const unproven =
@@ -141,7 +145,8 @@ function summary(
       bytes: snapshot.bytes + sum(({ wholeBytes }) => wholeBytes),
       unprovenBytes: unproven.reduce((n, { from, to }) => n + to - from, 0),
       tornBytes: sum(({ sizeBytes, wholeBytes }) => sizeBytes - wholeBytes),
-      holes: sum(({ holes }) => holes),
+      holes,
+      isLacking: !isWhole || holes > 0,
     },
     salt: logs[0]!.header.salt,
     snapshotBytes: snapshot.bytes,

@@ -9,6 +9,7 @@
  *   after it until the disk has caught up. That is a hole: the log says so in a record, and only a snapshot closes it.
  * - A sync that fails is a hole too: the kernel reports it once and forgets the pages, so that a later sync of the same
  *   file proves nothing. What follows goes into a new log.
+ * - What an earlier run could not write is a hole as well.
  */
 import { invariant, MapmeshError } from '../core/errors.js';
 import { type DiskFile, writeAll } from './disk.js';
@@ -21,6 +22,10 @@ import {
   RecordBuffer,
   TYPE_MAX,
 } from './log-format.js';
+import type { WholeMark } from './whole-mark.js';
+
+/** A disk that hangs may keep those who do without the log waiting so long: that the log lacks something is to be said there first. */
+const MARK_MS_MAX = 1000;
 
 const NOTHING = new Uint8Array(0);
 
@@ -46,6 +51,8 @@ export interface LogWriterOptions {
   readonly isProven: boolean;
   /** A rewrite is to be asked for without a hole, once. */
   readonly isRewriteDue: boolean;
+  /** An earlier run ended with a log that was not whole. */
+  readonly isLacking: boolean;
   /** Makes the log of that number, on disk with its name; a second call for the same number makes it anew. */
   readonly begin: (number: number) => Promise<Tail>;
   readonly salt: number;
@@ -55,6 +62,8 @@ export interface LogWriterOptions {
   readonly later: Later;
   /** Called when writing works and there is a hole, and again at intervals until it is closed. */
   readonly onHole: () => void;
+  /** There while there is no {@link LogWriter.problem}, and nobody goes on without what waits. */
+  readonly mark: WholeMark;
 }
 
 /** What a snapshot may close; compared by {@link LogWriter.closeHole}. */
@@ -66,7 +75,7 @@ export interface HoleState {
 interface Waiter {
   /** Number of the append that it waits for. */
   readonly upTo: number;
-  readonly resolve: (done: boolean) => void;
+  readonly resolve: (done: true | Promise<boolean>) => void;
 }
 
 interface NextWaiter {
@@ -89,6 +98,8 @@ export class LogWriter {
   #groupUpTo = 0;
   #written: number;
   #synced: number;
+  /** Up to where somebody was told that it is not written. */
+  #refused = 0;
   #droppedRecords = 0;
   #isDropping = false;
   #isMarkDue = false;
@@ -118,6 +129,7 @@ export class LogWriter {
     // Number 0 stands for what earlier runs wrote.
     this.#written = options.isProven ? 0 : -1;
     this.#synced = this.#written;
+    if (options.isLacking) this.#openHole(lackingOf());
     if (!options.isProven) this.#write();
   }
 
@@ -174,8 +186,8 @@ export class LogWriter {
 
   /** Resolves when everything appended so far is with the kernel (true), or when it is known not to be (false). */
   written(): Promise<boolean> {
-    if (this.#writeProblem !== null || this.#isDropping) return Promise.resolve(false);
-    if (this.#written >= this.#appended) return Promise.resolve(this.#holeProblem === null);
+    if (this.#writeProblem !== null || this.#isDropping) return this.#no();
+    if (this.#written >= this.#appended) return Promise.resolve(this.#isHoleClosed());
     return new Promise((resolve) => this.#writeWaiters.push({ upTo: this.#appended, resolve }));
   }
 
@@ -216,6 +228,7 @@ export class LogWriter {
   closeHole(before: HoleState): void {
     const isSame = this.#holeProblem === before.problem && this.#droppedRecords === before.dropped;
     if (isSame) this.#holeProblem = null;
+    this.#tellWhole();
   }
 
   /** Writes and syncs the rest, with one more try if the disk had failed. @returns as {@link synced} */
@@ -232,8 +245,9 @@ export class LogWriter {
       await this.#tail?.file.close();
     } catch (error) {
       this.#writeFailed(error);
-      return false;
+      return this.#no();
     }
+    await this.#options.mark.settled();
     return synced;
   }
 
@@ -302,7 +316,8 @@ export class LogWriter {
     this.#group.clear();
     this.#written = this.#groupUpTo;
     this.#writeProblem = null;
-    this.#writeWaiters = settle(this.#writeWaiters, this.#written, this.#holeProblem === null);
+    this.#tellWhole();
+    this.#writeWaiters = settle(this.#writeWaiters, this.#written, this.#isHoleClosed());
     if (!this.#isCrowded()) this.#releaseRoomWaiters();
     this.#scheduleSync();
     const isRewriteDue = this.#holeProblem !== null || this.#options.isRewriteDue;
@@ -313,6 +328,7 @@ export class LogWriter {
   #writeFailed(error: unknown): void {
     if (!(error instanceof MapmeshError)) throw error;
     this.#writeProblem = error;
+    this.#tellWhole();
     this.#giveUpWaiting();
     this.#refuseNext(error);
     this.#scheduleRetry();
@@ -340,12 +356,17 @@ export class LogWriter {
   #openHole(problem: MapmeshError): void {
     this.#holeProblem = problem;
     this.#isHoleTold = false;
+    this.#tellWhole();
     this.#scheduleRetry();
   }
 
   #giveUpWaiting(): void {
-    this.#writeWaiters = settle(this.#writeWaiters, Number.POSITIVE_INFINITY, false);
+    this.#writeWaiters = settle(this.#writeWaiters, Number.POSITIVE_INFINITY, this.#no());
     this.#releaseRoomWaiters();
+  }
+
+  #isHoleClosed(): true | Promise<boolean> {
+    return this.#holeProblem === null || this.#no();
   }
 
   #isCrowded(): boolean {
@@ -421,6 +442,25 @@ export class LogWriter {
     }, this.#options.retryIntervalMs);
   }
 
+  /** Whoever goes on without the log does so when the next run would be told. */
+  async #no(): Promise<false> {
+    const { mark, later } = this.#options;
+    this.#refused = this.#appended;
+    if (!mark.isSettled) {
+      let cancel = (): void => undefined;
+      const soon = new Promise<void>((resolve) => {
+        cancel = later(resolve, MARK_MS_MAX);
+      });
+      await Promise.race([mark.settled(), soon]);
+      cancel();
+    }
+    return false;
+  }
+
+  #tellWhole(): void {
+    this.#options.mark.set(this.problem === null && this.#written >= this.#refused);
+  }
+
   #tellHole(): void {
     if (this.#isClosing) return;
     this.#isHoleTold = true;
@@ -428,8 +468,18 @@ export class LogWriter {
   }
 }
 
+function lackingOf(): MapmeshError {
+  return new MapmeshError(
+    'ERR_DATA_DIR',
+    'Cannot keep the registers: an earlier run could not write all of them to the register log',
+    {
+      hint: 'See whether the disk is full or failing; the log is made whole by itself once it can be written.',
+    },
+  );
+}
+
 /** Resolves those whose turn it is. @returns the others */
-function settle(waiters: Waiter[], upTo: number, done: boolean): Waiter[] {
+function settle(waiters: Waiter[], upTo: number, done: true | Promise<boolean>): Waiter[] {
   const others = waiters.filter((waiter) => waiter.upTo > upTo);
   for (const waiter of waiters) if (waiter.upTo <= upTo) waiter.resolve(done);
   return others;

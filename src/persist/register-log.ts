@@ -18,7 +18,8 @@
  * - a replay brings all of that back or fails with the file and the offset. Only writes that no sync had covered are
  *   cut off, and counted in `replayed.tornBytes` (log-reader.ts has the rule, log-replay.ts how a new run goes on,
  *   log-format.ts the bytes, log-files.ts the names and what a missing file means);
- * - trouble with the disk is a state, `problem`, never an exception: mapmesh goes on and says so (log-writer.ts).
+ * - trouble with the disk is a state, `problem`, never an exception: mapmesh goes on and says so (log-writer.ts);
+ * - if it ends before the log is whole again, the next replay says so, `replayed.isLacking` (whole-mark.ts).
  *
  * Every run begins a log of its own. A rewrite begins another one, then writes the snapshot that stands for everything
  * before it, then removes what it replaces. At each point in between, what is there replays to everything that was
@@ -35,6 +36,7 @@ import { NOWHERE, RECORD_BYTES_MAX } from './log-format.js';
 import { type Replay, type Replayed, replayFiles } from './log-replay.js';
 import { LogWriter } from './log-writer.js';
 import { type Records, writeSnapshot } from './snapshot-writer.js';
+import { WholeMark } from './whole-mark.js';
 
 /** What a loss of power can cost. Shorter costs more writes of the disk's own journal. */
 const SYNC_INTERVAL_MS = 200;
@@ -81,7 +83,7 @@ export interface RegisterLog {
   append(type: number, payload: Uint8Array): void;
   /**
    * Resolves with true when everything appended so far has been given to the kernel; with false, and soon, when
-   * something of it has not, or the log has a hole: see `problem`. Never rejects.
+   * something of it has not, or the log has a hole: see `problem`. Then the next run is told, should this one end. Never rejects.
    */
   written(): Promise<boolean>;
   /** The same, for being on disk. Begins a sync. */
@@ -133,7 +135,7 @@ const NOTHING_TAKEN = { from: NOWHERE, unproven: [] } as const;
 
 function emptyReplay(): Replay {
   return {
-    replayed: { records: 0, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0 },
+    replayed: { records: 0, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0, isLacking: false },
     salt: randomBytes(4).readUInt32LE(),
     snapshotBytes: 0,
     logBytes: 0,
@@ -169,12 +171,17 @@ class FileRegisterLog implements RegisterLog {
     this.#salt = salt;
     this.#snapshotBytes = snapshotBytes;
     const lastNumber = files.logs.at(-1) ?? 0;
+    const mark = new WholeMark(disk, directory, files.isWhole);
+    // Before the first log is there, which would lack something without it.
+    if (lastNumber === 0) mark.set(true);
     this.#writer = new LogWriter({
       lastNumber,
       olderBytes: logBytes,
       isProven,
       isRewriteDue: files.logs.length >= LOGS_MAX,
+      isLacking: replayed.isLacking,
       begin: async (number) => {
+        await mark.settled();
         if (number !== lastNumber + 1) return beginLog(disk, directory, { number, salt, ...NOTHING_TAKEN });
         await disk.syncDirectory(directory);
         for (const name of files.replaced) await disk.remove(join(directory, name));
@@ -185,6 +192,7 @@ class FileRegisterLog implements RegisterLog {
       retryIntervalMs: options.retryIntervalMs ?? RETRY_INTERVAL_MS,
       bufferBytesMax: Math.max(options.bufferBytesMax ?? BUFFER_BYTES_MAX, RECORD_BYTES_MAX),
       later: options.later ?? nodeLater,
+      mark,
       onHole: () => {
         if (!this.isRewriting) options.onHole();
       },

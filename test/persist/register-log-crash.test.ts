@@ -11,7 +11,7 @@ import { SimTime } from './register-log-sim-time.js';
 import { append, openLog, range, recordsOf, replayed } from './register-log-support.js';
 
 /** Well under ten seconds; with SEEDS=20000 in the environment, many more. */
-const SEEDS = Number(process.env['SEEDS'] ?? 250);
+const SEEDS = Number(process.env['SEEDS'] ?? 300);
 /** Runs of a process before the next crash, and what each does. */
 const LIVES = 4;
 const STEPS_MAX = 30;
@@ -28,6 +28,7 @@ const reached = {
   torn: 0,
   unproven: 0,
   holes: 0,
+  lacking: 0,
   rewrites: 0,
   failedRewrites: 0,
   failedSyncs: 0,
@@ -47,6 +48,8 @@ class Simulation {
   #known = new Set<number>();
   #afterKill = new Set<number>();
   #afterPower = new Set<number>();
+  /** What was known when the log answered, be it no: the next run has it after a kill, or is told that it may not. */
+  #answered = new Set<number>();
   #nextId = 1;
   #rewriting: Promise<void> | undefined;
 
@@ -82,7 +85,13 @@ class Simulation {
     if (log.replayed.tornBytes > 0) reached.torn++;
     if (log.replayed.unprovenBytes > 0) reached.unproven++;
     if (log.replayed.holes > 0) reached.holes++;
+    if (log.replayed.isLacking) reached.lacking++;
     const found = new Set(ids);
+    // Where no log has been begun, nothing is known of earlier runs.
+    if (!log.replayed.isLacking && log.replayed.bytes > 0)
+      for (const id of this.#answered)
+        assert.ok(found.has(id), `record ${id} is not there, and the log is said to be whole`);
+    this.#answered = new Set();
     for (const id of this.#afterKill) assert.ok(found.has(id), `record ${id} is lost`);
     for (const id of found) assert.ok(id < this.#nextId, `record ${id} was never appended`);
     this.#known = found;
@@ -96,7 +105,7 @@ class Simulation {
     else if (choice < 0.6) void this.#note(this.log.written(), this.#afterKill);
     else if (choice < 0.7) void this.#note(this.log.synced(), this.#afterKill, this.#afterPower);
     else if (choice < 0.78) this.#rewrite();
-    else if (choice < 0.8) this.#append(400);
+    else if (choice < 0.81) this.#append(400);
     else if (choice < 0.82) errnos.set('write', 'EIO');
     else if (choice < 0.84) errnos.set('datasync', 'EIO');
     else if (choice < 0.85) errnos.set('create', 'ENOSPC');
@@ -118,7 +127,10 @@ class Simulation {
   /** When the log says yes, what is known now must outlive such a crash from then on. */
   async #note(answer: Promise<boolean>, ...survivors: Set<number>[]): Promise<void> {
     const known = [...this.#known];
-    if (!(await answer)) return;
+    const answered = this.#answered;
+    const isYes = await answer;
+    for (const id of known) answered.add(id);
+    if (!isYes) return;
     for (const ids of survivors) for (const id of known) ids.add(id);
   }
 
@@ -171,7 +183,10 @@ class Simulation {
     reached.dropped += this.log.droppedRecords;
     reached.failedSyncs += this.disk.failed.get('datasync') ?? 0;
     this.disk = this.disk.crash(how);
-    if (how === 'power') this.#afterKill = this.#afterPower;
+    if (how === 'power') {
+      this.#afterKill = this.#afterPower;
+      this.#answered = new Set();
+    }
     this.#afterPower = new Set(this.#afterPower);
   }
 }

@@ -35,6 +35,7 @@ describe('register log', () => {
       unprovenBytes: 0,
       tornBytes: 0,
       holes: 0,
+      isLacking: false,
     });
     append(log, range(1, 500));
     assert.equal(await log.written(), true);
@@ -124,6 +125,7 @@ describe('register log', () => {
       'registers-2.log',
       'registers-2.snapshot',
       'registers.newest',
+      'registers.whole',
     ]);
     assert.equal(log.bytes, files.get('registers-2.log')! + files.get('registers-2.snapshot')!);
     assert.equal(log.snapshotBytes, files.get('registers-2.snapshot'));
@@ -142,7 +144,7 @@ describe('register log', () => {
     assert.equal(await again.log.rewrite(() => []), true);
     await again.log.close();
     assert.deepEqual((await replayed(dir)).ids, []);
-    assert.equal(readdirSync(dir).length, 3);
+    assert.equal(readdirSync(dir).length, 4);
   });
 
   it('ends a rewrite when it is closed, and passes on what the snapshot throws', async () => {
@@ -269,7 +271,12 @@ describe('register log, disk in trouble', () => {
       if (answers.length === 0) disk.faults.errnos.set('rename', 'EIO');
       else disk.faults.errnos.clear();
     };
-    const { log } = await openLog(dir, { disk, retryIntervalMs: 1, bufferBytesMax: 1, onHole });
+    // Waits for nothing long, and keeps this process alive while the disk hangs.
+    const later = (run: () => void, afterMs: number): (() => void) => {
+      const timer = setTimeout(run, Math.min(afterMs, 1));
+      return () => clearTimeout(timer);
+    };
+    const { log } = await openLog(dir, { disk, later, retryIntervalMs: 1, bufferBytesMax: 1, onHole });
     append(log, [0]);
     assert.equal(await log.written(), true);
     known.push(0);
@@ -405,6 +412,47 @@ describe('register log, disk in trouble', () => {
     disk.faults.errnos.set('create', 'ENOSPC');
     assert.deepEqual((await replayed(dir, { disk })).ids, range(1, 9));
   });
+
+  it('has the next run know that it lacks something, until a rewrite has made up for it', async () => {
+    let disk = new SimDisk(randomFrom(12));
+    const { log } = await openLog(dir, { disk, retryIntervalMs: NEVER_MS });
+    append(log, range(1, 9));
+    assert.equal(await log.written(), true);
+    disk.faults.capacityBytes = 0;
+    append(log, [9]);
+    assert.equal(await log.written(), false, 'whoever waits goes on');
+    disk = disk.crash('kill');
+    disk.faults.capacityBytes = 0;
+    const second = await openLog(dir, { disk });
+    assert.deepEqual(second.ids, range(1, 9));
+    assert.equal(second.log.replayed.isLacking, true);
+    disk = disk.crash('kill');
+    let isAsked = false;
+    const third = await openLog(dir, { disk, onHole: () => (isAsked = true) });
+    assert.equal(third.log.replayed.isLacking, true);
+    append(third.log, [10]);
+    assert.equal(await third.log.written(), false);
+    assert.equal(isAsked, true);
+    assert.equal(await third.log.rewrite(() => recordsOf(range(1, 11))), true);
+    assert.equal(third.log.problem, null);
+    append(third.log, [11]);
+    assert.equal(await third.log.written(), true);
+    const last = await replayed(dir, { disk: disk.crash('kill') });
+    assert.deepEqual(last.ids, range(1, 12));
+    assert.equal(last.log.replayed.isLacking, false);
+  });
+
+  it('lacks nothing if the trouble was over before the end', async () => {
+    const disk = new SimDisk(randomFrom(13));
+    const { log } = await openLog(dir, { disk, retryIntervalMs: 1 });
+    disk.faults.errnos.set('write', 'ENOSPC');
+    append(log, [1]);
+    assert.equal(await log.written(), false);
+    assert.equal(disk.files().has('registers.whole'), false);
+    disk.faults.errnos.clear();
+    await until('the mark to be back', () => disk.files().has('registers.whole'));
+    assert.equal((await replayed(dir, { disk: disk.crash('kill') })).log.replayed.isLacking, false);
+  });
 });
 
 describe('register log, after an unclean end', () => {
@@ -412,7 +460,7 @@ describe('register log, after an unclean end', () => {
   async function startsOnSafeGround(disk: SimDisk, expected: readonly number[], seed: number): Promise<void> {
     const { log, ids } = await openLog(dir, { disk });
     assert.deepEqual(new Set(ids), new Set(expected), `seed ${seed}`);
-    assert.equal(await log.synced(), true, 'also when nothing is appended');
+    assert.equal(await log.synced(), !log.replayed.isLacking, 'also when nothing is appended');
     const after = await replayed(dir, { disk: disk.crash('power') });
     assert.deepEqual(new Set(after.ids), new Set(expected), `seed ${seed}`);
   }

@@ -90,7 +90,7 @@ export class SimDataDir {
     let isRewriting = false;
     const isRewritingNow = (): boolean => isRewriting;
     return {
-      replayed: { records: replayed, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0 },
+      replayed: { records: replayed, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0, isLacking: false },
       bytes: 0,
       snapshotBytes: 0,
       problem: null,
