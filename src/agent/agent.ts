@@ -121,10 +121,7 @@ export async function composeAgent(
           log,
         );
   if (journal !== null) cleanup.push(() => journal.close());
-  for (const map of firstMaps) {
-    map.holdsApplies = map.hasHistory;
-    for (const binding of map.bindings) if (binding.hasHistory) binding.nextSweep = 'restart';
-  }
+  for (const map of firstMaps) map.holdsApplies = map.hasHistory;
   const clockGuard = new ClockGuard(
     {
       maps,

@@ -5,10 +5,12 @@
  * 1 BATCH    a signed batch frame: own ones before they are published, others' when they won something
  * 2 MARK     u32 hi, u32 lo: this stamp and those before it are used: at the start of a rewritten log, from which batches were
  *            pruned, and before each own batch, which may be of a map that the next run does not have
- * 3 KERNEL   16 B map id, words: which kernel maps the registers are mirrored in (boot id and map id of each), and `committed`
- *            if it was a standby; or `standby`, if in none, or `committing`, until they are filled (agent/standby.ts)
+ * 3 KERNEL   16 B map id, words: which kernel maps the registers are mirrored in (boot id and map id of each; not those that
+ *            are yet to be filled), and `committed` if it was a standby; or `standby`, if in none, or `committing`, until
+ *            they are filled (agent/standby.ts)
  * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
- * 5 HORIZON  16 B map id, u64 us: tombstones up to this time are dropped
+ * 5 HORIZON  16 B map id, u64 us, u64 us: tombstones up to the first time are dropped; something is lacking of the time up to
+ *            the second, so that it may not be less again (core/replica.ts)
  * 6 DROP     16 B map id, key: the register is dropped, the kernel map is to lose the key
  * 7 SETBACK  16 B map id, u64 us, u64 us: the clock was set back to the first time; what this node wrote before this with
  *            stamps later than the second is void
@@ -47,6 +49,7 @@ export const RecordType = {
   ANEW: 11,
   FOUNDINGS: 12,
   REFUSED: 13,
+  DOUBT: 14,
 } as const;
 
 /** What KERNEL says instead of, and after, the names of kernel maps. */
@@ -61,6 +64,15 @@ export const HELD_KEYS_AT = MAP_ID_BYTES + 4;
 /** Of a map: its id and a number. */
 export function numberRecord(map: AgentMap, number: number): Uint8Array {
   return Buffer.concat([map.core.replica.mapId, u64(number)]);
+}
+
+export function horizonRecord({ core: { replica } }: AgentMap): Uint8Array {
+  return Buffer.concat([replica.mapId, u64(replica.horizonUs), u64(replica.lackingUs)]);
+}
+
+export function doubtRecord({ core: { replica } }: AgentMap): Uint8Array {
+  const { ownKept } = replica.batches;
+  return Buffer.concat([replica.mapId, ownKept === null ? Buffer.alloc(0) : u64(ownKept)]);
 }
 
 export function foundingsRecord({ core: { replica } }: AgentMap): Uint8Array {
@@ -107,10 +119,16 @@ function* keyRecords(
   }
 }
 
-/** The kernel maps that the map is bound to, as a payload of KERNEL; null for a `memory:` map. */
+/**
+ * The kernel maps that the map is bound to, as a payload of KERNEL; null for a `memory:` map. Of one that is not filled yet
+ * nothing is known: what it has and lacks is for the mesh to say, also in the next run.
+ */
 export function kernelRecord(map: AgentMap, bootId: string): Uint8Array | null {
-  const names = map.bindings.map((binding) => nameOf(binding, bootId)).filter((name) => name !== null);
-  if (names.length === 0) return null;
+  if (map.isMemory) return null;
+  const names = map.bindings
+    .filter(({ nextSweep }) => nextSweep !== 'initial')
+    .map((binding) => nameOf(binding, bootId))
+    .filter((name) => name !== null);
   if (map.isCommitted) names.push(KernelWord.COMMITTED);
   const isCommitting = map.bindings.some(({ nextSweep }) => nextSweep === 'forgetful');
   const words = map.core.isStandby ? [KernelWord.STANDBY] : isCommitting ? [KernelWord.COMMITTING] : names;

@@ -29,7 +29,7 @@ export interface Replay {
   promisedUs: number;
   /** Up to then others may have merged this node's stamps, although the clock was set back. */
   mergedUs: number;
-  /** Stamps that the log need not know of may have been used up to this time: 0 if the host has not been started anew. */
+  /** Stamps may have been used up to this time in the last run, also some that the log has lost. */
   usedUs: number;
   /** The host was started anew since: the log may have lost its end with that. */
   isOtherBoot: boolean;
@@ -47,10 +47,8 @@ export function restore(replay: Replay, type: number, payload: Uint8Array): void
   if (type === RecordType.STAMPS) {
     if (payload.length < 16) throw damagedRecord(type, `it has ${payload.length} bytes, expected 16 or more`);
     replay.promisedUs = Math.max(replay.promisedUs, numberIn(type, payload, 0));
-    // Only a loss of power takes what was written, and what was used came after what was written.
-    const isSameBoot = new TextDecoder().decode(payload.subarray(16)) === bootId;
-    replay.usedUs = isSameBoot ? 0 : numberIn(type, payload, 8);
-    replay.isOtherBoot = !isSameBoot;
+    replay.usedUs = numberIn(type, payload, 8);
+    replay.isOtherBoot = new TextDecoder().decode(payload.subarray(16)) !== bootId;
     return;
   }
   const at = type === RecordType.BATCH ? 16 : 0;
@@ -65,10 +63,11 @@ export function restore(replay: Replay, type: number, payload: Uint8Array): void
   } else if (type === RecordType.REFUSED) {
     restoreRefused(replay, map, payload);
   } else if (type === RecordType.HORIZON) {
-    const horizonUs = numberOf(type, payload);
+    expectLength(type, payload, MAP_ID_BYTES + 16);
+    const horizonUs = numberIn(type, payload, MAP_ID_BYTES);
     // Tombstones up to the one before were dropped: of their keys older registers may have come since.
     if (horizonUs < replica.horizonUs) purge(replica, 0, replica.table.end);
-    replica.setHorizonBack(horizonUs);
+    replica.forgetHorizon(numberIn(type, payload, MAP_ID_BYTES + 8));
     replica.raiseHorizon(horizonUs);
   } else if (type === RecordType.SEQ) replica.skipBatchesTo(numberOf(type, payload));
   else if (type === RecordType.DROP) {
@@ -100,10 +99,13 @@ export function restore(replay: Replay, type: number, payload: Uint8Array): void
     kernelMaps.delete(map);
   } else if (type === RecordType.FOUNDINGS) {
     replica.foundings = foundingsOf(payload);
+  } else if (type === RecordType.DOUBT) {
+    if (payload.length === MAP_ID_BYTES) replica.batches.trustOwn();
+    else replica.batches.doubtOwnAfter(numberOf(type, payload));
   } else {
     throw new MapmeshError(
       'ERR_DATA_DIR',
-      `Cannot read register log: record type ${type}, expected 1 to 13`,
+      `Cannot read register log: record type ${type}, expected 1 to 14`,
       {
         hint: 'It was written by a newer mapmesh.',
       },

@@ -18,8 +18,10 @@ import type { Timer, Timers } from '../core/timers.js';
 import type { RegisterLog, RegisterLogOptions } from '../persist/register-log.js';
 import type { AgentMap } from './agent-map.js';
 import {
+  doubtRecord,
   foundingsRecord,
   heldRecords,
+  horizonRecord,
   KernelWord,
   kernelRecord,
   nameOf,
@@ -72,6 +74,8 @@ export class Journal {
   readonly #inDoubt = new Set<AgentMap>();
   /** How many registers the last APPLIED of a map did not speak of, since its kernel map refused them. */
   readonly #refused = new Map<AgentMap, number>();
+  /** Maps of which the log says that others may have batches of this node that it has not. */
+  readonly #inDoubtOfOwn = new Set<AgentMap>();
   /** Records appended, and those of them that are written. */
   #appended = 0;
   #written = 0;
@@ -136,18 +140,23 @@ export class Journal {
       onHole: () => journal?.rewrite(),
     });
     hlc.promise(replay.promisedUs);
-    if (replay.usedUs > 0) hlc.skipTo(stampAt(replay.usedUs));
+    const { isLacking } = registers.replayed;
+    /** Others may have what the log has lost. */
+    const isInDoubt = isLacking || replay.isOtherBoot;
+    if (isInDoubt && replay.usedUs > 0) hlc.skipTo(stampAt(replay.usedUs));
     journal = new Journal(components, maps, hlc, log, registers);
     journal.mergedUs = replay.mergedUs;
     for (const map of agentMaps) {
       const { replica } = map.core;
-      if (replay.isOtherBoot) replica.doubtRestoredEnd();
+      if (isInDoubt) replica.doubtRestoredEnd();
+      if (replica.batches.isOwnInDoubt) journal.#noteDoubt(map);
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
       const words = kernelMaps.get(map) ?? new Set();
       if (words.has(KernelWord.COMMITTING) || words.has(KernelWord.COMMITTED)) map.becomeCommitted();
       for (const binding of map.bindings) {
         const now = nameOf(binding, bootId);
-        binding.hasHistory = now !== null && words.has(now) && !map.core.isStandby;
+        binding.hasHistory = now !== null && words.has(now) && !map.core.isStandby && !isLacking;
+        if (binding.hasHistory) binding.nextSweep = 'restart';
         if (words.has(KernelWord.STANDBY) || words.has(KernelWord.COMMITTING))
           binding.nextSweep = 'forgetful';
       }
@@ -156,6 +165,11 @@ export class Journal {
     }
     const { records, bytes, tornBytes, holes } = registers.replayed;
     if (records > 0) log.info({ records, bytes, tornBytes, holes }, 'registers restored from disk');
+    if (isLacking)
+      log.warn(
+        { holes },
+        'the log lacks what an earlier run could not write: kernel maps are filled from the mesh',
+      );
     return journal;
   }
 
@@ -182,6 +196,7 @@ export class Journal {
     this.#inDoubt.delete(map);
     this.#refused.delete(map);
     this.#newlyHeld.delete(map);
+    this.#inDoubtOfOwn.delete(map);
     this.#kernelMaps.delete(map);
     map.journal = null;
     map.core.replica.onDrop = null;
@@ -210,7 +225,7 @@ export class Journal {
 
   /** Keeps how far tombstones have been dropped, or that this is not to be gone by any more. */
   horizon(map: AgentMap): void {
-    this.#append(RecordType.HORIZON, numberRecord(map, map.core.replica.horizonUs));
+    this.#append(RecordType.HORIZON, horizonRecord(map));
   }
 
   /** Keeps which meshes the map is of, and that its horizon may be another one with that. */
@@ -273,7 +288,7 @@ export class Journal {
   async close(): Promise<void> {
     this.#isClosing = true;
     this.#timer.cancel();
-    this.#noteHeld();
+    this.#noteState();
     this.#noteApplied(Number.POSITIVE_INFINITY);
     await this.#registers.close();
   }
@@ -288,7 +303,7 @@ export class Journal {
   }
 
   #tick(): void {
-    this.#noteHeld();
+    this.#noteState();
     this.#noteApplied();
     const { bytes, snapshotBytes } = this.#registers;
     if (bytes > REWRITE_FACTOR * snapshotBytes + REWRITE_BYTES_MIN) this.rewrite();
@@ -324,6 +339,20 @@ export class Journal {
     this.#append(RecordType.KERNEL, payload);
   }
 
+  /** What comes to be so without anybody telling. */
+  #noteState(): void {
+    for (const map of this.#maps.values()) if (map.journal === this) this.#noteKernelMaps(map);
+    for (const map of this.#inDoubtOfOwn) if (!map.core.replica.batches.isOwnInDoubt) this.#noteDoubt(map);
+    this.#noteHeld();
+  }
+
+  /** Has the log say which batches of this node others may have that it has not, until there are none. */
+  #noteDoubt(map: AgentMap): void {
+    if (map.core.replica.batches.isOwnInDoubt) this.#inDoubtOfOwn.add(map);
+    else this.#inDoubtOfOwn.delete(map);
+    this.#append(RecordType.DOUBT, doubtRecord(map));
+  }
+
   #noteHeld(): void {
     for (const [map, entriesOf] of this.#newlyHeld) {
       for (const link of map.core.links) {
@@ -344,7 +373,6 @@ export class Journal {
       const refused = sum(mirrors.map(({ pending }) => pending.size));
       if (mirrors.some(isInDoubt) || refused > (mirrors.length === 1 ? refusedMax : 0)) continue;
       if (!this.#inDoubt.has(map) && refused === this.#refused.get(map)) continue;
-      this.#noteKernelMaps(map);
       if (refused > 0) for (const payload of refusedRecords(map)) this.#append(RecordType.REFUSED, payload);
       this.#append(RecordType.APPLIED, mapId);
       this.#inDoubt.delete(map);
@@ -366,8 +394,8 @@ export class Journal {
       }
       yield { type: RecordType.SEQ, payload: numberRecord(map, this.#reservation.seqOf(map)) };
       yield { type: RecordType.FOUNDINGS, payload: foundingsRecord(map) };
-      const { horizonUs } = map.core.replica;
-      if (horizonUs > 0) yield { type: RecordType.HORIZON, payload: numberRecord(map, horizonUs) };
+      yield { type: RecordType.HORIZON, payload: horizonRecord(map) };
+      if (map.core.replica.batches.isOwnInDoubt) yield { type: RecordType.DOUBT, payload: doubtRecord(map) };
       for (const { removals } of map.core.replica.mirrors) {
         for (const key of removals.values())
           yield { type: RecordType.DROP, payload: Buffer.concat([map.core.replica.mapId, key]) };

@@ -51,7 +51,7 @@ export class BatchNumbers {
 
   /** A loss of power took batches of our own after this number, perhaps: until {@link trustOwn} nothing is said of those. */
   doubtOwnAfter(seq: number): void {
-    this.#ownKept = seq;
+    this.#ownKept = Math.min(this.#ownKept ?? seq, seq);
   }
 
   /** Of our own batches, none is with others alone. */
@@ -59,14 +59,20 @@ export class BatchNumbers {
     this.#ownKept = null;
   }
 
+  /** See {@link doubtOwnAfter}; null if there is no doubt. */
+  get ownKept(): number | null {
+    return this.#ownKept;
+  }
+
   /** See {@link doubtOwnAfter}. */
   get isOwnInDoubt(): boolean {
     return this.#ownKept !== null;
   }
 
-  /** Nothing is here. */
+  /** Nothing is here, nor was it. */
   clear(): void {
     this.#origins.clear();
+    this.#ownKept = null;
   }
 
   /** What is complete, by origin. */

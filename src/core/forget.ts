@@ -82,7 +82,7 @@ export function dropAllRestored(replica: Replica): void {
   for (const { removals } of replica.mirrors) removals.clear();
   replica.batches.clear();
   replica.foundings = [];
-  replica.setHorizonBack(0);
+  replica.forgetHorizon(0);
 }
 
 /**

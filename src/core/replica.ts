@@ -103,7 +103,6 @@ export class Replica extends Registers {
   #horizonUs = 0;
   /** Newest batch of this node's own that the log had. */
   #restoredSeq = 0;
-  /** Something is lacking of the time before: the horizon does not rise to less. */
   #lackingUs = 0;
   #writers: Writers;
   #heldBackUs = Number.POSITIVE_INFINITY;
@@ -129,6 +128,11 @@ export class Replica extends Registers {
    */
   get horizonUs(): number {
     return this.#horizonUs;
+  }
+
+  /** Something is lacking of the time up to this: the horizon does not rise to less ({@link forgetHorizon}). */
+  get lackingUs(): number {
+    return this.#lackingUs;
   }
 
   /** The latest time of a register that another node made and that was taken: its clock, or one like it, had come to that. */

@@ -8,6 +8,7 @@ import { SILENT_LOG } from '../../src/config/log.js';
 import { purge } from '../../src/core/forget.js';
 import { beginMesh, meet } from '../../src/core/foundings.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import { compareStamps, stampAt } from '../../src/core/stamp.js';
 import { EBUSY } from '../../src/kernel/errno.js';
 import type { RegisterLog } from '../../src/persist/register-log.js';
@@ -17,6 +18,7 @@ import { sweepWhole } from '../support/sweep.js';
 
 const KEYS = freshKeys();
 const VALUE = Uint8Array.of(1, 2, 3, 4);
+const OTHER_VALUE = Uint8Array.of(7, 7, 7, 7);
 
 function keyOf(number: number): Uint8Array {
   return Uint8Array.of(number, 0, 0, 0);
@@ -25,12 +27,24 @@ function keyOf(number: number): Uint8Array {
 /** A host: what outlives its agents is the log and the kernel map. */
 class Host {
   readonly clock = new TestClock();
-  readonly port = new ModelPort(this.clock);
+  readonly port: ModelPort;
+  /** The disk is full: nothing that is appended is kept, and the next run is told. */
+  isFull = false;
+  /** Of the log; a rewrite fails if it is. */
+  bytes = 0;
+  rewrites = 0;
+  #isLacking = false;
   readonly #records: { type: number; payload: Uint8Array }[] = [];
 
-  /** The map, as an agent makes it that knows nothing of it. */
-  map(hlc = new HybridClock()): AgentMap {
-    const { map } = testNode(this.port, this.clock, hlc, undefined, {}, KEYS);
+  constructor(maxEntries = 1000) {
+    this.port = new ModelPort(this.clock, { maxEntries });
+  }
+
+  /** The map, as an agent makes it that knows nothing of it. @param grown the map is being resized */
+  map(hlc = new HybridClock(), policy = DEFAULT_POLICY, grown: ModelPort | null = null): AgentMap {
+    const firstSeq = this.clock.wallUs();
+    const { map } = testNode(this.port, this.clock, hlc, undefined, { policy, firstSeq }, KEYS);
+    if (grown !== null) map.addLink(grown);
     return new AgentMap(map, 'topic', () => 'sweep');
   }
 
@@ -38,29 +52,48 @@ class Host {
     return this.#records.length;
   }
 
+  /** The newest of the log is gone, as a loss of power has it. */
+  lose(records: number): void {
+    this.#records.splice(this.#records.length - records);
+  }
+
   /** An agent starts. @returns its journal, and what has it note what is applied, as it does every 100 ms */
   async open(
     maps: readonly AgentMap[],
     hlc = new HybridClock(),
+    boot = 'boot',
   ): Promise<{ journal: Journal; tick: () => void }> {
     let tick = (): void => undefined;
     const openLog: Parameters<typeof Journal.open>[0]['openLog'] = async ({ onRecord }) => {
       for (const { type, payload } of this.#records) onRecord(type, payload);
+      const replayed = { records: this.#records.length, isLacking: this.#isLacking };
       return {
-        replayed: { records: this.#records.length },
-        append: (type: number, payload: Uint8Array) => this.#records.push({ type, payload: payload.slice() }),
+        replayed,
+        bytes: this.bytes,
+        snapshotBytes: 0,
+        append: (type: number, payload: Uint8Array) => {
+          if (this.isFull) this.#isLacking = true;
+          else this.#records.push({ type, payload: payload.slice() });
+        },
+        written: async () => !this.isFull,
+        synced: async () => !this.isFull,
+        close: async () => !this.isFull,
         rewrite: async (snapshot: Parameters<RegisterLog['rewrite']>[0]) => {
+          this.rewrites++;
+          if (this.bytes > 0) return false;
           const records = [];
           for await (const record of snapshot()) records.push({ ...record, payload: record.payload.slice() });
           this.#records.splice(0, this.#records.length, ...records);
+          return true;
         },
       } as unknown as RegisterLog;
     };
     const every = (_: number, run: () => void) => {
       tick = run;
+      return { cancel: () => undefined };
     };
     const timers = { every, nowMs: () => this.clock.nowUs / 1000, delay: () => setImmediate() };
-    const components = { timers: timers as never, openLog, bootId: () => 'boot' };
+    const components = { timers: timers as never, openLog, bootId: () => boot };
     const journal = await Journal.open(components, maps, hlc, SILENT_LOG);
     return { journal, tick: () => tick() };
   }
@@ -74,6 +107,19 @@ function batchOf({ map }: TestNode, number: number): Uint8Array {
 
 function applyAll({ core }: AgentMap): void {
   while (core.hasApplies()) core.applyStep();
+}
+
+/** The kernel map has been filled, and the map is live. */
+function fill(map: AgentMap): void {
+  map.binding.nextSweep = 'periodic';
+  map.state = 'live';
+}
+
+/** A write of this node, kept and told to others. */
+async function publish(journal: Journal, map: AgentMap, number: number): Promise<void> {
+  map.core.put(keyOf(number), VALUE);
+  journal.appendOwn(map, map.core.nextBatch()!);
+  await journal.tellable(map);
 }
 
 describe('a map that the next run does not have', () => {
@@ -290,5 +336,141 @@ describe('a kernel map that is full', () => {
     const result = sweepWhole(restarted.core.link.sweeper, 'restart');
     assert.equal(result.capturedDeletes, 1, 'what a program deleted');
     assert.equal(restarted.core.replica.isLive(restarted.core.find(keyOf(1))), true, 'what was never there');
+  });
+
+  it('is committed when it has been filled, however much of it is refused', async () => {
+    const host = new Host();
+    const policy = { ...DEFAULT_POLICY, mode: 'standby' as const };
+    const author = testNode(new ModelPort(host.clock), host.clock);
+    const map = host.map(new HybridClock(), policy);
+    const { journal, tick } = await host.open([map]);
+    for (let i = 0; i < 300; i++) {
+      author.map.put(Uint8Array.of(i, i >> 8, 0, 0), VALUE);
+      map.receive(author.map.nextBatch()!);
+    }
+    map.becomeCommitted();
+    map.binding.nextSweep = 'forgetful';
+    journal.rebound(map);
+    sweepWhole(map.core.link.sweeper, 'forgetful');
+    fill(map);
+    host.port.updateErrno = E2BIG;
+    applyAll(map);
+    tick();
+    host.port.foreignWrite(keyOf(99), OTHER_VALUE);
+    const restarted = host.map(new HybridClock(), policy);
+    await host.open([restarted]);
+    assert.equal(
+      restarted.binding.nextSweep,
+      'restart',
+      'and not the one that removes what programs wrote since',
+    );
+  });
+});
+
+describe('a log that could not be written', () => {
+  it('has no say in what is whose: what the mesh wrote is not undone, what it deleted does not come back', async () => {
+    const host = new Host();
+    const author = testNode(new ModelPort(host.clock), host.clock);
+    const map = host.map();
+    const { tick } = await host.open([map]);
+    fill(map);
+    const take = (number: number, value: Uint8Array): void => {
+      author.map.put(keyOf(number), value);
+      map.receive(author.map.nextBatch()!);
+      applyAll(map);
+      host.clock.advance(1e6);
+      tick();
+    };
+    take(1, VALUE);
+    host.isFull = true;
+    take(1, OTHER_VALUE);
+    take(2, VALUE);
+    host.isFull = false;
+    host.clock.advance(1e6);
+    author.map.put(keyOf(1), Uint8Array.of(9, 9, 9, 9));
+    author.map.delete(keyOf(2));
+    const later = author.map.nextBatch()!;
+    host.clock.advance(1e6);
+
+    const restarted = host.map();
+    const opened = await host.open([restarted]);
+    assert.equal(restarted.hasHistory, false, 'the mesh knows better');
+    restarted.receive(later);
+    sweepWhole(restarted.core.link.sweeper, 'initial');
+    applyAll(restarted);
+    assert.equal(restarted.core.replica.digest.hex(), author.map.replica.digest.hex());
+
+    // Until that sweep has been through, one that is killed before does the same.
+    opened.tick();
+    const killed = host.map();
+    await host.open([killed]);
+    assert.equal(killed.hasHistory, false);
+  });
+
+  it('leaves in doubt which batches of this node others have', async () => {
+    const host = new Host();
+    const map = host.map();
+    const { journal } = await host.open([map]);
+    await publish(journal, map, 1);
+    host.isFull = true;
+    await publish(journal, map, 2);
+    host.isFull = false;
+    const restarted = host.map();
+    await host.open([restarted]);
+    assert.ok(restarted.core.replica.batches.isOwnInDoubt);
+  });
+});
+
+describe('what a loss of power may have taken', () => {
+  it('stays in doubt from run to run until all members have told', async () => {
+    const host = new Host();
+    const map = host.map();
+    const { journal } = await host.open([map], new HybridClock(), 'boot 1');
+    await publish(journal, map, 1);
+    const kept = host.records;
+    const { seq } = map.core.replica;
+    await publish(journal, map, 2);
+    host.lose(host.records - kept);
+    const runs = [];
+    for (let run = 0; run < 3; run++) {
+      const restarted = host.map();
+      const opened = await host.open([restarted], new HybridClock(), 'boot 2');
+      assert.equal(restarted.core.replica.batches.ownKept, seq, `run ${run}`);
+      await publish(opened.journal, restarted, 3);
+      if (run === 1) opened.journal.rewrite();
+      await setImmediate();
+      runs.push({ ...opened, batches: restarted.core.replica.batches });
+    }
+    const { batches, tick } = runs.at(-1)!;
+    batches.trustOwn();
+    tick();
+    const last = host.map();
+    await host.open([last], new HybridClock(), 'boot 2');
+    assert.equal(last.core.replica.batches.isOwnInDoubt, false);
+  });
+});
+
+describe('that something is lacking of the time before', () => {
+  it('is known after a restart, also from a log that was written anew', async () => {
+    const host = new Host();
+    const map = host.map();
+    const { journal } = await host.open([map]);
+    const nowUs = host.clock.wallUs();
+    map.core.replica.raiseHorizon(nowUs - 2e6);
+    map.core.replica.forgetHorizon(nowUs);
+    journal.horizon(map);
+    for (const isRewritten of [false, true]) {
+      const restarted = host.map();
+      const opened = await host.open([restarted]);
+      const { replica } = restarted.core;
+      replica.raiseHorizon(nowUs - 1e6);
+      assert.equal(replica.horizonUs, 0, 'a key that is not here may be live elsewhere');
+      if (!isRewritten) opened.journal.rewrite();
+      await setImmediate();
+    }
+    const last = host.map();
+    await host.open([last]);
+    last.core.replica.raiseHorizon(nowUs);
+    assert.equal(last.core.replica.horizonUs, nowUs);
   });
 });

@@ -96,8 +96,8 @@ describe('journal records', () => {
   const trailing = (bytes: number) => (mapId: Uint8Array) => Buffer.concat([mapId, Buffer.alloc(bytes)]);
   for (const [type, what, payloadOf] of [
     [2, 'a mark', () => Buffer.alloc(7)],
-    [5, 'a horizon', trailing(7)],
-    [5, 'a horizon beyond 2^53', (mapId: Uint8Array) => Buffer.concat([mapId, Buffer.alloc(8, 0xff)])],
+    [5, 'a horizon', trailing(8)],
+    [5, 'a horizon beyond 2^53', (mapId: Uint8Array) => Buffer.concat([mapId, Buffer.alloc(16, 0xff)])],
     [6, 'a dropped key', trailing(3)],
     [7, 'a setback', trailing(9)],
     [8, 'held keys', trailing(6)],

@@ -205,7 +205,7 @@ async function beginJournal(random: SeededRandom): Promise<Subject> {
       openLog: (given) => {
         options = given;
         return Promise.resolve({
-          replayed: { records: 0, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0 },
+          replayed: { records: 0, bytes: 0, unprovenBytes: 0, tornBytes: 0, holes: 0, isLacking: false },
           append: none,
         } as unknown as RegisterLog);
       },
@@ -223,8 +223,7 @@ async function beginJournal(random: SeededRandom): Promise<Subject> {
     if (type === 1) return source.next();
     if (type === 2) return random.bytes(8);
     if (type === 3) return Buffer.concat([mapId, Buffer.from(`boot/${random.between(0, 3)}`)]);
-    if (type === 5) return Buffer.concat([mapId, time]);
-    if (type === 7) return Buffer.concat([mapId, time, time]);
+    if (type === 5 || type === 7) return Buffer.concat([mapId, time, time]);
     if (type === 6) return Buffer.concat([mapId, key()]);
     if (type === 8) return Buffer.concat([mapId, Buffer.from([1, 0, 0, 0]), key(), key(), key()]);
     if (type === 13) return Buffer.concat([mapId, key(), key()]);
