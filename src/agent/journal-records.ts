@@ -22,12 +22,17 @@
  * 11 ANEW    16 B map id: the map was let go and is taken up again, without a past: nothing that stands before this counts,
  *            but the numbers of batches
  * 12 FOUNDINGS 16 B map id, n x u64: which meshes the registers are of (core/foundings.ts)
- * 13 REFUSED 16 B map id, keys: the next APPLIED does not speak of their registers, which the kernel map has refused so far
+ * 13 REFUSED 16 B map id, u32 kernel map id, u8, keys: the next APPLIED does not speak of their registers in that kernel map,
+ *            which has refused them so far; 1: it had nothing in their place, 0: something older
+ * 14 DOUBT   16 B map id, u64: others may have batches of this node after this number that it has lost; without a number:
+ *            they have none
  * ```
  */
 import { MAP_ID_BYTES } from '../core/batch.js';
 import { MapmeshError } from '../core/errors.js';
 import { FOUNDING_BYTES, FOUNDINGS_MAX, type Foundings } from '../core/foundings.js';
+import { outOfRange } from '../core/key-range.js';
+import type { MapPort } from '../core/map-port.js';
 import { MirrorFlag } from '../core/mirror.js';
 import type { RegisterTable } from '../core/register-table.js';
 import type { KernelLink } from '../core/replicated-map.js';
@@ -58,8 +63,9 @@ export const KernelWord = { STANDBY: 'standby', COMMITTING: 'committing', COMMIT
 /** Keys in one HELD or REFUSED record: far under the longest record, also with the longest keys. */
 export const RECORD_KEYS_MAX = 256;
 
-/** Where the keys of a HELD record start. */
+/** Where the keys of a HELD record start, and those of a REFUSED one. */
 export const HELD_KEYS_AT = MAP_ID_BYTES + 4;
+export const REFUSED_KEYS_AT = MAP_ID_BYTES + 5;
 
 /** Of a map: its id and a number. */
 export function numberRecord(map: AgentMap, number: number): Uint8Array {
@@ -97,15 +103,37 @@ export function* heldRecords(
   entries: readonly number[],
 ): Generator<Uint8Array> {
   const { table, mapId } = map.core.replica;
-  const kernelId = Buffer.alloc(HELD_KEYS_AT - MAP_ID_BYTES);
-  kernelId.writeUInt32LE(port.info.kernelId ?? 0);
   const held = entries.filter((entry) => mirror.has(entry, MirrorFlag.HELD));
-  yield* keyRecords([mapId, kernelId], table, held);
+  yield* keyRecords([mapId, idOf(port)], table, held);
 }
 
-/** The keys of registers that the kernel map of the map refused, as payloads of REFUSED. */
-export function* refusedRecords({ core: { replica, link } }: AgentMap): Generator<Uint8Array> {
-  yield* keyRecords([replica.mapId], replica.table, [...new Set(link.mirror.pending.waiting())]);
+/** The keys of registers that kernel maps of the map have refused, as payloads of REFUSED. */
+export function* refusedRecords({ core: { replica, links } }: AgentMap): Generator<Uint8Array> {
+  const { table, mapId } = replica;
+  for (const { port, mirror } of links) {
+    const refused = [...new Set(mirror.pending.waiting())];
+    const lacked = new Set(refused.filter((entry) => isLacked(port, table.key(entry))));
+    const others = refused.filter((entry) => !lacked.has(entry));
+    yield* keyRecords([mapId, idOf(port), Buffer.of(0)], table, others);
+    yield* keyRecords([mapId, idOf(port), Buffer.of(1)], table, [...lacked]);
+  }
+}
+
+/** Whether the kernel map is known to have nothing by that key. */
+function isLacked(port: MapPort, key: Uint8Array): boolean {
+  if (outOfRange(port.info, key, 0) !== '') return false; // nobody can write it
+  try {
+    return !port.lookup(key, new Uint8Array(port.info.valueBytes));
+  } catch (error) {
+    if (!(error instanceof MapmeshError)) throw error;
+    return false;
+  }
+}
+
+function idOf({ info }: MapPort): Uint8Array {
+  const kernelId = Buffer.alloc(4);
+  kernelId.writeUInt32LE(info.kernelId ?? 0);
+  return kernelId;
 }
 
 function* keyRecords(

@@ -4,6 +4,7 @@ import { toHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 import { dropAllRestored, dropOwnAfter, dropRestored, purge } from '../core/forget.js';
 import type { HybridClock } from '../core/hybrid-clock.js';
+import type { Mirror } from '../core/mirror.js';
 import type { AgentMap } from './agent-map.js';
 import {
   damagedRecord,
@@ -13,6 +14,7 @@ import {
   nameOf,
   numberIn,
   numberOf,
+  REFUSED_KEYS_AT,
   RecordType,
 } from './journal-records.js';
 
@@ -21,8 +23,8 @@ export interface Replay {
   readonly maps: ReadonlyMap<string, AgentMap>;
   /** Names of the kernel maps that the newest KERNEL says. */
   readonly kernelMaps: Map<AgentMap, ReadonlySet<string>>;
-  /** Keys, by their hex, that the next APPLIED does not speak of. */
-  readonly refused: Map<AgentMap, Set<string>>;
+  /** What the next APPLIED does not speak of. */
+  readonly refused: Map<AgentMap, Map<Mirror, Map<string, boolean>>>;
   readonly hlc: HybridClock;
   readonly bootId: string;
   /** Up to then others were told that no write will come any more. */
@@ -124,16 +126,26 @@ function restoreBatch({ core }: AgentMap, frame: Uint8Array): void {
 
 function restoreRefused({ refused }: Replay, map: AgentMap, payload: Uint8Array): void {
   const { keyBytes } = map.core.replica.shape;
-  const keysBytes = payload.length - MAP_ID_BYTES;
-  if (keysBytes % keyBytes !== 0)
+  const keysBytes = payload.length - REFUSED_KEYS_AT;
+  if (keysBytes < 0 || keysBytes % keyBytes !== 0)
     throw damagedRecord(
       RecordType.REFUSED,
       `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
     );
-  const keys = refused.get(map) ?? new Set();
-  refused.set(map, keys);
-  for (let at = MAP_ID_BYTES; at < payload.length; at += keyBytes)
-    keys.add(toHex(payload.subarray(at, at + keyBytes)));
+  const mirror = mirrorOf(map, payload);
+  if (mirror === undefined) return;
+  const ofMap = refused.get(map) ?? new Map<Mirror, Map<string, boolean>>();
+  refused.set(map, ofMap);
+  const keys = ofMap.get(mirror) ?? new Map<string, boolean>();
+  ofMap.set(mirror, keys);
+  for (let at = REFUSED_KEYS_AT; at < payload.length; at += keyBytes)
+    keys.set(toHex(payload.subarray(at, at + keyBytes)), payload[REFUSED_KEYS_AT - 1] === 1);
+}
+
+/** Of the kernel map that a HELD or REFUSED names; undefined if the map is not in that one any more. */
+function mirrorOf(map: AgentMap, payload: Uint8Array): Mirror | undefined {
+  const kernelId = Buffer.from(payload).readUInt32LE(MAP_ID_BYTES);
+  return map.bindings.find((binding) => binding.kernelId === kernelId)?.link.mirror;
 }
 
 function restoreHeld(map: AgentMap, payload: Uint8Array): void {
@@ -145,8 +157,7 @@ function restoreHeld(map: AgentMap, payload: Uint8Array): void {
       RecordType.HELD,
       `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
     );
-  const kernelId = Buffer.from(payload).readUInt32LE(MAP_ID_BYTES);
-  const mirror = map.bindings.find((binding) => binding.kernelId === kernelId)?.link.mirror;
+  const mirror = mirrorOf(map, payload);
   if (mirror === undefined) return;
   for (let at = HELD_KEYS_AT; at + keyBytes <= payload.length; at += keyBytes)
     replica.restoreHeld(mirror, payload, at);

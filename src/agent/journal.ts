@@ -371,7 +371,7 @@ export class Journal {
       if (map.holdsApplies || map.core.isStandby || map.isFilling) continue;
       const { mapId, mirrors } = map.core.replica;
       const refused = sum(mirrors.map(({ pending }) => pending.size));
-      if (mirrors.some(isInDoubt) || refused > (mirrors.length === 1 ? refusedMax : 0)) continue;
+      if (mirrors.some(isInDoubt) || refused > refusedMax) continue;
       if (!this.#inDoubt.has(map) && refused === this.#refused.get(map)) continue;
       if (refused > 0) for (const payload of refusedRecords(map)) this.#append(RecordType.REFUSED, payload);
       this.#append(RecordType.APPLIED, mapId);

@@ -68,6 +68,9 @@ export interface Received {
   readonly frame: Uint8Array;
 }
 
+/** Keys, by their hex, that a kernel map has refused, and whether it had nothing in their place. */
+export type Refused = ReadonlyMap<string, boolean>;
+
 /** What became of a write made on this node. */
 export interface LocalWrite {
   readonly entry: number;
@@ -81,8 +84,8 @@ export class Replica extends Registers {
   /** Which batches are here, this node's own included. */
   readonly batches = new BatchNumbers();
   /**
-   * While the log is replayed: the states that a register in doubt replaced, null for a tombstone. Tells an apply that the
-   * last run did not get round to from a change made in the kernel map since.
+   * While the log is replayed: the states that a register in doubt replaced, null for none. Tells an apply that the last
+   * run did not get round to from a change made in the kernel map since.
    */
   readonly priors = new Map<number, (Uint8Array | null)[]>();
   /** Registers of others, writes made here, and registers dropped, that did not count by the list of writers. */
@@ -283,17 +286,20 @@ export class Replica extends Registers {
     this.batches.doubtOwnAfter(this.#restoredSeq);
   }
 
-  /** Everything restored so far is known to have reached the kernel map. @param refused but for these keys, by their hex */
-  settleRestored(refused: Iterable<string> = []): void {
-    const left = [...refused].map((key) => this.table.find(Buffer.from(key, 'hex'), 0));
-    const inDoubt = left.filter((entry) => entry >= 0);
-    const priors = inDoubt.map((entry) => this.priors.get(entry));
-    for (const mirror of this.#mirrors) mirror.settled();
+  /** Everything restored so far is known to have reached the kernel maps. @param refused but for this, of each */
+  settleRestored(refused: ReadonlyMap<Mirror, Refused> = new Map()): void {
+    const before = new Map(this.priors);
     this.priors.clear();
-    inDoubt.forEach((entry, i) => {
-      for (const mirror of this.#mirrors) mirror.push(entry);
-      if (priors[i] !== undefined) this.priors.set(entry, priors[i]);
-    });
+    for (const mirror of this.#mirrors) {
+      mirror.settled();
+      for (const [key, isLacked] of refused.get(mirror) ?? []) {
+        const entry = this.table.find(Buffer.from(key, 'hex'), 0);
+        if (entry < 0) continue;
+        mirror.push(entry);
+        const priors = isLacked ? [null] : before.get(entry);
+        if (priors !== undefined) this.priors.set(entry, priors);
+      }
+    }
   }
 
   /**

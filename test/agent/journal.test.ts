@@ -5,6 +5,7 @@ import { setImmediate } from 'node:timers/promises';
 import { AgentMap } from '../../src/agent/agent-map.js';
 import { Journal } from '../../src/agent/journal.js';
 import { SILENT_LOG } from '../../src/config/log.js';
+import { toHex } from '../../src/core/bytes.js';
 import { purge } from '../../src/core/forget.js';
 import { beginMesh, meet } from '../../src/core/foundings.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
@@ -337,6 +338,79 @@ describe('a kernel map that is full', () => {
     assert.equal(result.capturedDeletes, 1, 'what a program deleted');
     assert.equal(restarted.core.replica.isLive(restarted.core.find(keyOf(1))), true, 'what was never there');
   });
+
+  it('is known to lack what it refused: what a program writes there while the agent is down is kept', async () => {
+    const host = new Host();
+    const author = testNode(new ModelPort(host.clock), host.clock);
+    const before = host.map();
+    const { tick } = await host.open([before]);
+    fill(before);
+    host.port.updateErrno = E2BIG;
+    before.receive(batchOf(author, 1));
+    applyAll(before);
+    tick();
+    host.port.updateErrno = 0;
+    host.port.foreignWrite(keyOf(1), OTHER_VALUE);
+    const restarted = host.map();
+    await host.open([restarted]);
+    assert.equal(sweepWhole(restarted.core.link.sweeper, 'restart').capturedSets, 1);
+    applyAll(restarted);
+    assert.deepEqual([...host.port.entries.values()][0]!.value, OTHER_VALUE);
+  });
+
+  it('what it refused for a moment, and has an older state of, is no write of a program', async () => {
+    const host = new Host();
+    const author = testNode(new ModelPort(host.clock), host.clock);
+    const before = host.map();
+    const { tick } = await host.open([before]);
+    fill(before);
+    host.port.foreignWrite(keyOf(1), OTHER_VALUE);
+    sweepWhole(before.core.link.sweeper, 'periodic');
+    host.clock.advance(1e6);
+    host.port.updateErrno = EBUSY;
+    author.map.put(keyOf(1), VALUE);
+    before.receive(author.map.nextBatch()!);
+    applyAll(before);
+    tick();
+    host.port.updateErrno = 0;
+    const restarted = host.map();
+    await host.open([restarted]);
+    assert.equal(sweepWhole(restarted.core.link.sweeper, 'restart').capturedSets, 0);
+    applyAll(restarted);
+    assert.deepEqual([...host.port.entries.values()][0]!.value, VALUE);
+  });
+
+  for (const room of [5, 3]) {
+    it(`while it is resized, with room for ${room} of 5, leaves nothing of the new map in doubt`, async () => {
+      const host = new Host(room);
+      const grown = new ModelPort(host.clock, { kernelId: 2, maxEntries: 100 });
+      const author = testNode(new ModelPort(host.clock), host.clock);
+      const map = host.map();
+      const { journal, tick } = await host.open([map]);
+      fill(map);
+      for (const number of [1, 2, 3, 4, 5]) map.receive(batchOf(author, number));
+      applyAll(map);
+      map.bind(grown, 'sweep');
+      journal.rebound(map);
+      sweepWhole(map.core.link.sweeper, 'initial');
+      fill(map);
+      for (let i = 0; i < 100 && map.core.isApplying; i++) map.core.applyStep();
+      assert.equal(grown.entries.size, 5);
+      tick();
+      await journal.close();
+
+      host.clock.advance(1e6);
+      grown.foreignDelete(keyOf(1));
+      grown.foreignWrite(keyOf(2), OTHER_VALUE);
+      const restarted = host.map(new HybridClock(), DEFAULT_POLICY, grown);
+      await host.open([restarted]);
+      for (const { sweeper } of [...restarted.core.links].reverse()) sweepWhole(sweeper, 'restart');
+      for (let frame = restarted.core.nextBatch(); frame !== null; frame = restarted.core.nextBatch());
+      for (let i = 0; i < 100 && restarted.core.isApplying; i++) restarted.core.applyStep();
+      assert.equal(grown.entries.has(toHex(keyOf(1))), false, 'deleted while the agent was down');
+      assert.deepEqual(grown.entries.get(toHex(keyOf(2)))!.value, OTHER_VALUE);
+    });
+  }
 
   it('is committed when it has been filled, however much of it is refused', async () => {
     const host = new Host();

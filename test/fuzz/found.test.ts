@@ -104,6 +104,8 @@ describe('journal records', () => {
     [9, 'a batch number', trailing(9)],
     [10, 'a promise', () => Buffer.alloc(15)],
     [11, 'a map taken up anew', trailing(1)],
+    [13, 'refused keys', trailing(7)],
+    [14, 'a doubt', trailing(7)],
   ] as const) {
     it(`${what} of another length is refused`, async () => {
       const { node, restore } = await openJournal();

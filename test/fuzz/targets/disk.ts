@@ -226,14 +226,17 @@ async function beginJournal(random: SeededRandom): Promise<Subject> {
     if (type === 5 || type === 7) return Buffer.concat([mapId, time, time]);
     if (type === 6) return Buffer.concat([mapId, key()]);
     if (type === 8) return Buffer.concat([mapId, Buffer.from([1, 0, 0, 0]), key(), key(), key()]);
-    if (type === 13) return Buffer.concat([mapId, key(), key()]);
-    if (type === 9) return Buffer.concat([mapId, Buffer.from([random.between(0, 256), 0, 0, 0, 0, 0, 0, 0])]);
+    if (type === 13)
+      return Buffer.concat([mapId, Buffer.from([1, 0, 0, 0, random.between(0, 2)]), key(), key()]);
+    if (type === 14 && random.chance(0.5)) return mapId;
+    if (type === 9 || type === 14)
+      return Buffer.concat([mapId, Buffer.from([random.between(0, 256), 0, 0, 0, 0, 0, 0, 0])]);
     if (type === 10) return Buffer.concat([time, time, Buffer.from(random.pick(['boot', 'other']))]);
     return mapId;
   };
   return {
     next: () => {
-      const type = random.chance(0.6) ? 1 : random.between(2, 14);
+      const type = random.chance(0.6) ? 1 : random.between(2, 15);
       const payload = record(type);
       const changed = random.chance(0.6) ? payload : mutate(payload, random);
       return Buffer.concat([Buffer.from([type]), changed]);
