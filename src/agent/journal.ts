@@ -41,6 +41,9 @@ const TICK_MS = 100;
 /** The log is rewritten when it is this many times its snapshot, and more than this much longer. */
 const REWRITE_FACTOR = 2;
 const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
+/** How soon a rewrite that failed is tried again, at first and at last: each try may fill a disk that has little room. */
+const REWRITE_RETRY_MS_MIN = 1000;
+const REWRITE_RETRY_MS_MAX = 60_000;
 
 /** With more registers that the kernel map refuses, it is not noted each time which ones: only in the end. */
 const REFUSED_MAX = 256;
@@ -85,6 +88,9 @@ export class Journal {
   readonly #newlyHeld = new Map<AgentMap, Map<Mirror, number[]>>();
   readonly #reservation: Reservation;
   #isClosing = false;
+  /** Not sooner is the log rewritten, and how long that was waited for. */
+  #rewriteAtMs = 0;
+  #rewriteRetryMs = 0;
   /** Stamps of ours up to this time may have been merged by others in an earlier run, as far as clocks were set back. */
   mergedUs = 0;
 
@@ -277,9 +283,14 @@ export class Journal {
 
   /** Replaces the log by the present state. */
   rewrite(): void {
-    if (this.#registers.isRewriting) return;
+    const { timers } = this.#components;
+    if (this.#registers.isRewriting || timers.nowMs() < this.#rewriteAtMs) return;
     this.#registers
       .rewrite(() => this.#snapshot())
+      .then((isDone) => {
+        this.#rewriteRetryMs = isDone ? 0 : retryAfter(this.#rewriteRetryMs);
+        this.#rewriteAtMs = timers.nowMs() + this.#rewriteRetryMs;
+      })
       .catch((error: Error) =>
         this.#log.error({ reason: error.message }, 'the register log was not rewritten'),
       );
@@ -456,6 +467,10 @@ export class Journal {
 }
 
 /** Whether the kernel map may yet take something that is in the log. */
+function retryAfter(retryMs: number): number {
+  return Math.min(Math.max(2 * retryMs, REWRITE_RETRY_MS_MIN), REWRITE_RETRY_MS_MAX);
+}
+
 function isInDoubt({ applyQueue, removals }: Mirror): boolean {
   return applyQueue.size > 0 || removals.size > 0;
 }

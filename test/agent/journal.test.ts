@@ -493,6 +493,24 @@ describe('a log that could not be written', () => {
     await host.open([restarted]);
     assert.ok(restarted.core.replica.batches.isOwnInDoubt);
   });
+
+  it('is rewritten less and less often while that fails', async () => {
+    const host = new Host();
+    host.bytes = 1e9;
+    const { tick } = await host.open([host.map()]);
+    for (let i = 0; i < 50; i++) {
+      tick();
+      await setImmediate();
+      host.clock.advance(100_000);
+    }
+    assert.equal(host.rewrites, 3, 'at 0, 1 and 3 s');
+    for (let i = 0; i < 100; i++) {
+      host.clock.advance(60e6);
+      tick();
+      await setImmediate();
+    }
+    assert.ok(host.rewrites >= 98, `once a minute at the latest: ${host.rewrites}`);
+  });
 });
 
 describe('what a loss of power may have taken', () => {
