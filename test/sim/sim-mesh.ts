@@ -21,6 +21,8 @@ import { Violation, type World } from './world.js';
 const HEARTBEAT_US = 1_000_000;
 const ANNOUNCE_US = 50_000;
 const DIAL_TICK_US = 250_000;
+/** Of a new link whose hellos have not come through by then, both sides let go. */
+const GREETING_US_MAX = 5e6;
 /** A queue that is longer than this drops what comes. */
 const QUEUE_BYTES_MAX = 1024 * 1024;
 
@@ -212,6 +214,11 @@ export class SimNetwork {
         });
       });
     }
+    this.world.after(GREETING_US_MAX, () => {
+      if (!link.isUp || link.known.size === 2) return;
+      link.isUp = false;
+      for (const side of [a, b]) this.#drop(link, side, 0);
+    });
   }
 
   /** The side notices that the link is gone. */
