@@ -16,12 +16,12 @@ import {
 } from '../api/control.js';
 import { HttpError } from '../api/http-error.js';
 import { parseBtf } from '../core/btf.js';
-import { MapmeshError } from '../core/errors.js';
+import { type ErrorCode, MapmeshError } from '../core/errors.js';
 import { type EntryLayout, entryLayout } from '../core/layout.js';
 import { MirrorFlag } from '../core/mirror.js';
 import { EntryFlag } from '../core/register-table.js';
 import { formatStamp, stampAt } from '../core/stamp.js';
-import { describeErrno } from '../kernel/errno.js';
+import { describeErrno, errnoCode } from '../kernel/errno.js';
 import type { AgentMap } from './agent-map.js';
 import { coverageOf } from './coverage.js';
 import { diffMap } from './diff.js';
@@ -250,6 +250,7 @@ export class Control implements AgentControl {
   async #written(map: AgentMap, entry: number): Promise<WriteReport> {
     const { replica } = map.core;
     const { hi, lo } = replica.stamp(entry);
+    const written = { key: replica.table.key(entry), stamp: formatStamp(hi, lo) };
     const { mirror, links } = map.core;
     // An acknowledged write survives a kill -9 of this agent. While a map is resized, it is logged before it is applied.
     const isLogged = map.journal !== null || links.length > 1;
@@ -264,11 +265,11 @@ export class Control implements AgentControl {
     while (map.core.isApplying && mirror.has(entry, MirrorFlag.APPLY)) map.core.applyStep();
     if (map.core.isStandby) {
       const problem = `the map is on standby here: its kernel map gets the entry with "mapmesh commit ${map.name}"`;
-      return { stamp: formatStamp(hi, lo), applied: false, problem };
+      return { ...written, applied: false, problem, code: null };
     }
-    const applied = !mirror.has(entry, MirrorFlag.PENDING);
-    const problem = applied ? null : refusalOf(map);
-    return { stamp: formatStamp(hi, lo), applied, problem };
+    if (!mirror.has(entry, MirrorFlag.PENDING))
+      return { ...written, applied: true, problem: null, code: null };
+    return { ...written, applied: false, problem: refusalOf(map), code: refusalCode(map) };
   }
 
   #mapReport(map: AgentMap): MapReport {
@@ -341,6 +342,10 @@ function resizingOf(resizing: Resizing | null): ResizingReport | null {
 /** Why the kernel does not take what is pending. */
 function refusalOf({ core: { applier } }: AgentMap): string {
   return applier.lastRange === '' ? describeErrno(applier.lastErrno) : applier.lastRange;
+}
+
+function refusalCode({ core: { applier } }: AgentMap): ErrorCode {
+  return applier.lastRange === '' ? errnoCode(applier.lastErrno) : 'ERR_MAP_FULL';
 }
 
 /** What a human should know of the map, most important first. */

@@ -12,10 +12,10 @@ import { type ApiAddress, formatApiAddress } from '../core/api-address.js';
 import { MapmeshError } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
 import type { CatalogReport, NewMap } from './catalog-control.js';
-import type { CommitReport, ReleaseReport, StatusReport, SweepReport, WriteReport } from './control.js';
+import type { CommitReport, ReleaseReport, StatusReport, SweepReport } from './control.js';
 import { errorFromBody } from './http-error.js';
 import { bodyOf, send } from './http-request.js';
-import type { DiffJson, NO_ENTRY, RegisterJson } from './wire-format.js';
+import type { DiffJson, NoEntry, RegisterJson, WriteJson } from './wire-format.js';
 
 /** A line is one register in hex; one that is longer than this is no line of ours. */
 const LINE_CHARS_MAX = 4 * 1024 * 1024;
@@ -55,7 +55,8 @@ export class ApiClient {
     const response = await this.#request('GET', entryPath(name, key));
     if (response.statusCode !== 404) return (await this.#body(response)) as RegisterJson;
     const body = await this.#jsonOf(response);
-    if ((body as Partial<typeof NO_ENTRY> | undefined)?.entry === null) return undefined;
+    const entry = (body as Partial<NoEntry> | undefined)?.entry;
+    if (entry !== undefined) return entry ?? undefined;
     throw errorFromBody(body, this.#strange(response));
   }
 
@@ -64,11 +65,11 @@ export class ApiClient {
     return (await this.#json<{ layout: EntryLayout | null }>('GET', `${mapPath(name)}/layout`)).layout;
   }
 
-  put(name: string, key: string, value: string): Promise<WriteReport> {
+  put(name: string, key: string, value: string): Promise<WriteJson> {
     return this.#json('PUT', entryPath(name, key), { value });
   }
 
-  del(name: string, key: string): Promise<WriteReport> {
+  del(name: string, key: string): Promise<WriteJson> {
     return this.#json('DELETE', entryPath(name, key));
   }
 

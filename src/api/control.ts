@@ -10,6 +10,7 @@
  */
 
 import type { CaptureTier } from '../core/capture-port.js';
+import type { ErrorCode } from '../core/errors.js';
 import type { EntryLayout } from '../core/layout.js';
 import type { MapPolicy } from '../core/map-policy.js';
 import type { MapKind } from '../core/map-port.js';
@@ -144,11 +145,15 @@ export interface ChangeReport extends RegisterReport {
 
 /** What became of a `put` or `del`. */
 export interface WriteReport {
+  /** As it was stored: of an LPM key, the bits beyond the prefix are zero. */
+  readonly key: Uint8Array;
   readonly stamp: string;
-  /** False when this host's kernel map refused the entry: it is spread all the same, and retried here. */
+  /** False when this host's kernel map does not have it: it is spread all the same. */
   readonly applied: boolean;
   /** Why it was not applied; null when it was. */
   readonly problem: string | null;
+  /** What the kernel map refused it for, and is retried; null if it was not refused: the map is on standby here. */
+  readonly code: ErrorCode | null;
 }
 
 /** What a sweep of one map found and did. */

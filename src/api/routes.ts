@@ -8,7 +8,7 @@
  * GET    /v1/status  /v1/maps  /v1/peers
  * GET    /v1/maps/NAME/layout            the fields of keys and values (core/layout.ts); null if they are not known
  * GET    /v1/maps/NAME/entries[?tombstones=true]     all entries, a line of JSON each
- * GET    /v1/maps/NAME/entries/KEY       one register (value null: deleted); 404 when there is none
+ * GET    /v1/maps/NAME/entries/KEY       one register; 404 when there is none, with its tombstone if it was deleted
  * PUT    /v1/maps/NAME/entries/KEY       {"value": "HEX"}, or the raw bytes as application/octet-stream
  * DELETE /v1/maps/NAME/entries/KEY
  * GET    /v1/maps/NAME/watch[?key=KEY]   changes as they happen, a line of JSON each
@@ -33,7 +33,7 @@ import { dumpStream } from './dump-stream.js';
 import { errorBody, HttpError } from './http-error.js';
 import { createMetrics } from './metrics.js';
 import { type WatchLimits, WatchStream } from './watch-stream.js';
-import { diffJson, NO_ENTRY, registerJson } from './wire-format.js';
+import { diffJson, type NoEntry, type RegisterJson, registerJson, writeJson } from './wire-format.js';
 
 /** Longest that one request waits for the node to become ready; clients ask again. */
 const WAIT_READY_MS_MAX = 60_000;
@@ -98,21 +98,27 @@ function addEntryRoutes(app: FastifyInstance, control: AgentControl): void {
   const path = '/v1/maps/:name/entries/:key';
   app.get<EntryParams>(path, async ({ params: { name, key } }, reply) => {
     const register = control.get(name, fromHex(key, 'key'));
-    if (register !== undefined) return registerJson(register);
-    reply.code(404);
-    return { ...errorBody(noEntry(name, key)), ...NO_ENTRY };
+    const json = register === undefined ? null : registerJson(register);
+    if (json !== null && json.value !== null) return json;
+    // When a tombstone is dropped is the mesh's affair: to who asks, the key is gone before and after.
+    const body: NoEntry = { entry: json };
+    return reply.code(404).send({ ...errorBody(noEntry(name, key, json)), ...body });
   });
   app.get<MapParams>('/v1/maps/:name/layout', async ({ params: { name } }) => ({
     layout: control.layout(name),
   }));
   app.put<EntryParams>(path, async ({ params: { name, key }, body }) => {
-    return control.put(name, fromHex(key, 'key'), valueBytesOf(body));
+    return writeJson(await control.put(name, fromHex(key, 'key'), valueBytesOf(body)));
   });
-  app.delete<EntryParams>(path, async ({ params: { name, key } }) => control.del(name, fromHex(key, 'key')));
+  app.delete<EntryParams>(path, async ({ params: { name, key } }) =>
+    writeJson(await control.del(name, fromHex(key, 'key'))),
+  );
 }
 
-function noEntry(name: string, key: string): MapmeshError {
-  return new MapmeshError('ERR_NO_SUCH_KEY', `Cannot get entry "${key}" of map "${name}": there is none`, {
+/** @param tombstone null: there is none */
+function noEntry(name: string, key: string, tombstone: RegisterJson | null): MapmeshError {
+  const what = tombstone === null ? 'there is none' : `deleted at ${tombstone.stamp} by ${tombstone.origin}`;
+  return new MapmeshError('ERR_NO_SUCH_KEY', `Cannot get entry "${key}" of map "${name}": ${what}`, {
     hint: `"mapmesh dump ${name}" lists the entries.`,
   });
 }

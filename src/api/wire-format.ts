@@ -1,6 +1,13 @@
 /** What the API sends, where it differs from the reports: bytes are lower-case hex. Shared by server and client. */
 import { toHex } from '../core/bytes.js';
-import type { ChangeReport, ChangeSource, DiffReport, PeerDiff, RegisterReport } from './control.js';
+import type {
+  ChangeReport,
+  ChangeSource,
+  DiffReport,
+  PeerDiff,
+  RegisterReport,
+  WriteReport,
+} from './control.js';
 
 export interface RegisterJson {
   readonly key: string;
@@ -10,8 +17,12 @@ export interface RegisterJson {
   readonly origin: string;
 }
 
-/** Beside the error in the 404 of a key that has no register, to tell it from a map that does not exist. */
-export const NO_ENTRY = { entry: null } as const;
+/** Beside the error in the 404 of a key that has no value: its tombstone, or null. A map that does not exist has none of it. */
+export interface NoEntry {
+  readonly entry: RegisterJson | null;
+}
+
+export type WriteJson = Omit<WriteReport, 'key'> & { readonly key: string };
 
 /** A line of a watch. */
 export interface ChangeJson extends RegisterJson {
@@ -38,6 +49,10 @@ export type DiffJson = Omit<DiffReport, 'peers'> & { readonly peers: readonly Pe
 
 export function registerJson({ key, value, stamp, origin }: RegisterReport): RegisterJson {
   return { key: toHex(key), value: value === null ? null : toHex(value), stamp, origin };
+}
+
+export function writeJson(report: WriteReport): WriteJson {
+  return { ...report, key: toHex(report.key) };
 }
 
 export function changeJson(change: ChangeReport): ChangeJson {

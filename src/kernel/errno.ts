@@ -60,7 +60,7 @@ export function describeErrno(errno: number): string {
 }
 
 /** Code of a failed operation on a map that was open. */
-function errnoCode(errno: number): ErrorCode {
+export function errnoCode(errno: number): ErrorCode {
   if (errno === EPERM || errno === EACCES) return 'ERR_NOT_ROOT';
   if (errno === E2BIG) return 'ERR_MAP_FULL';
   return 'ERR_KERNEL';

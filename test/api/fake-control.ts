@@ -88,7 +88,7 @@ export class FakeControl implements AgentControl {
   readonly registers = new Map<string, RegisterReport>();
   entryLayout: EntryLayout | null = null;
   /** What `put` and `del` answer beside the stamp. */
-  refusal: string | null = null;
+  refusal: { problem: string; code: WriteReport['code'] } | null = null;
   /** Chunks of dumps built so far, and dumps ended. */
   chunksBuilt = 0;
   dumpsEnded = 0;
@@ -190,7 +190,8 @@ export class FakeControl implements AgentControl {
   #write(key: Uint8Array, value: Uint8Array | null): WriteReport {
     this.registers.set(toHex(key), { key, value, stamp: STAMP, origin: PEER_ID });
     this.announce({ op: value === null ? 'delete' : 'set', key, value, origin: PEER_ID, source: 'local' });
-    return { stamp: STAMP, applied: this.refusal === null, problem: this.refusal };
+    const { problem, code } = this.refusal ?? { problem: null, code: null };
+    return { key, stamp: STAMP, applied: problem === null, problem, code };
   }
 
   #check(name: string, key?: Uint8Array, value?: Uint8Array): void {

@@ -4,8 +4,9 @@ import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { DUMP_CHUNK_ENTRIES } from '../../src/api/control.js';
+import type { ErrorBody } from '../../src/api/http-error.js';
 import { type ApiServer, startApiServer } from '../../src/api/server.js';
-import type { ChangeJson, RegisterJson } from '../../src/api/wire-format.js';
+import type { ChangeJson, NoEntry, RegisterJson } from '../../src/api/wire-format.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { VALUE_BYTES_MAX } from '../../src/core/limits.js';
@@ -101,12 +102,22 @@ describe('entries', () => {
     const written = await json(entry, put('{"value":"0x00:01"}'));
     assert.deepEqual(written, {
       status: 200,
-      body: { stamp: '2026-11-22T10:00:00.123456Z+7', applied: true, problem: null },
+      body: {
+        key: '0a000001',
+        stamp: '2026-11-22T10:00:00.123456Z+7',
+        applied: true,
+        problem: null,
+        code: null,
+      },
     });
     const { body } = await json('/v1/maps/blocklist/entries/0x0A:00:00:01');
     assert.equal((body as RegisterJson).value, '0001');
     await json(entry, { method: 'DELETE' });
-    assert.equal(((await json(entry)).body as RegisterJson).value, null);
+    const deleted = await json(entry);
+    assert.equal(deleted.status, 404, 'as it is once the tombstone is dropped');
+    const { entry: tombstone, error } = deleted.body as NoEntry & ErrorBody;
+    assert.deepEqual([tombstone?.key, tombstone?.value], ['0a000001', null]);
+    assert.match(error.message, /deleted at 2026/);
   });
 
   it('takes the raw bytes of a value', async () => {

@@ -234,10 +234,14 @@ describe('commands', () => {
   });
 
   it('fail a write that this host could not apply, and say that it is kept', async () => {
-    control.refusal = 'map full (E2BIG)';
-    const { exitCode, stderr } = await run('put', 'blocklist', '00000000', '0000');
+    control.refusal = { problem: 'map full (E2BIG)', code: 'ERR_MAP_FULL' };
+    const { exitCode, stdout, stderr } = await run('put', 'blocklist', '00000000', '0000');
     assert.equal(exitCode, 1);
-    assert.match(stderr, /^mapmesh: Cannot apply .*map full \(E2BIG\) \[ERR_KERNEL\]\nhint: It is kept/);
+    assert.match(stdout, /, but not into the kernel map here$/m);
+    assert.match(stderr, /^mapmesh: Cannot apply .*map full \(E2BIG\) \[ERR_MAP_FULL\]\nhint: It is kept/);
+    control.refusal = { problem: 'the map is on standby here', code: null };
+    const standby = await run('put', 'blocklist', '00000000', '0000');
+    assert.deepEqual([standby.exitCode, standby.stderr], [0, 'the map is on standby here\n']);
   });
 
   it('report status, peers and maps, as text and as JSON', async () => {

@@ -1,12 +1,11 @@
 /** `get`, `dump`, `put`, `del`: one entry, or all of them. */
 import type { Command } from 'commander';
-import type { WriteReport } from '../../api/control.js';
-import type { RegisterJson } from '../../api/wire-format.js';
+import type { RegisterJson, WriteJson } from '../../api/wire-format.js';
 import { MapmeshError } from '../../core/errors.js';
 import { formatTyped } from '../../core/typed-value.js';
 import { type ClientFlags, clientOf, withClientFlags } from '../common.js';
 import { formatValue } from '../format.js';
-import { print, printJson, printLine } from '../output.js';
+import { note, print, printJson, printLine } from '../output.js';
 import { bytesArgument, type Fields, fieldsOf, formatFields } from '../typed.js';
 
 const KEY_HELP =
@@ -92,21 +91,30 @@ async function put(name: string, keyText: string, valueText: string, flags: Clie
   const { hex: key } = await bytesArgument(client, name, 'key', keyText);
   const { hex: value } = await bytesArgument(client, name, 'value', valueText);
   const report = await client.put(name, key, value);
-  await reportWrite(`${name} ${key} = ${formatValue(value)}`, report, flags);
+  await reportWrite(`${name} ${report.key} = ${formatValue(value)}`, report, flags);
 }
 
 async function del(name: string, keyText: string, flags: ClientFlags): Promise<void> {
   const client = clientOf(flags);
   const { hex: key } = await bytesArgument(client, name, 'key', keyText);
-  await reportWrite(`${name} ${key} deleted`, await client.del(name, key), flags);
+  const report = await client.del(name, key);
+  await reportWrite(`${name} ${report.key} deleted`, report, flags);
 }
 
-/** A write that the kernel map here refused fails the command, though it is spread: this host does not act on it. */
-async function reportWrite(done: string, report: WriteReport, { json }: ClientFlags): Promise<void> {
-  await (json ? printJson(report) : printLine(`${done}  at ${report.stamp}`));
-  if (report.applied) return;
-  const what = report.problem ?? 'the kernel refused it';
-  throw new MapmeshError('ERR_KERNEL', `Cannot apply the write on this host yet: ${what}`, {
+/**
+ * A write that the kernel map here refused fails the command, though it is spread: this host does not act on it. That a
+ * standby leaves its kernel map alone is no failure.
+ */
+async function reportWrite(done: string, report: WriteJson, { json }: ClientFlags): Promise<void> {
+  const { stamp, applied, problem, code } = report;
+  const where = applied ? '' : ', but not into the kernel map here';
+  await (json ? printJson(report) : printLine(`${done}  at ${stamp}${where}`));
+  if (applied) return;
+  if (code === null) {
+    if (!json) note(`${problem}`);
+    return;
+  }
+  throw new MapmeshError(code, `Cannot apply the write on this host yet: ${problem}`, {
     hint: 'It is kept, sent to the peers and retried here; "pending" in mapmesh status counts such entries.',
   });
 }
