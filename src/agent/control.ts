@@ -23,7 +23,7 @@ import { EntryFlag } from '../core/register-table.js';
 import { formatStamp, stampAt } from '../core/stamp.js';
 import { describeErrno, errnoCode } from '../kernel/errno.js';
 import type { AgentMap } from './agent-map.js';
-import { coverageOf } from './coverage.js';
+import { coverageOf, NOTHING_SEEN } from './coverage.js';
 import { diffMap } from './diff.js';
 import type { AgentParts } from './parts.js';
 import type { Resizing } from './resizer.js';
@@ -65,11 +65,13 @@ export class Control implements AgentControl {
     if (lonelyProblem !== null) problems.push(lonelyProblem);
     problems.push(...this.#clockProblems());
     problems.push(...(this.catalog?.problems() ?? []));
+    const reasons = membership.ready ? [] : [...membership.waitsFor, ...problems];
     return {
       peerId: mesh.peerId,
       cluster: settings.cluster,
       multiaddrs: mesh.multiaddrs(),
       ready: membership.ready,
+      reasons,
       uptimeSeconds: Math.floor((timers.nowMs() - this.#startedMs) / 1000),
       hlc: this.#hlc(clock.wallUs()),
       version,
@@ -299,7 +301,7 @@ export class Control implements AgentControl {
       state: map.shownState,
       policy: map.policy,
       problems: problemsOf(map, this.#parts.resizer.problem(map)),
-      sees: coverageOf(info.kind, map.tier, map.isMemory),
+      sees: map.core.isStandby ? NOTHING_SEEN : coverageOf(info.kind, map.tier, map.isMemory),
     };
   }
 

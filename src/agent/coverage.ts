@@ -7,6 +7,9 @@ export interface Coverage {
   readonly atSweep: readonly string[];
 }
 
+/** Of a standby: its kernel map is not listened to. */
+export const NOTHING_SEEN: Coverage = { atOnce: [], atSweep: [] };
+
 const SYSCALL_WRITES = 'update, delete and batch commands of bpf(2)';
 const PROGRAM_WRITES = 'update and delete helpers of BPF programs';
 const POINTER_WRITES = 'values changed in place by BPF programs (look-up pointers, atomics, spin locks)';

@@ -175,6 +175,21 @@ export class Membership {
     );
   }
 
+  /** What is to happen yet until the node has joined: phrases; none if it has, or {@link lonelyProblem} says it. */
+  get waitsFor(): string[] {
+    const joining = this.#maps.filter(({ state }) => state === 'joining');
+    if (joining.length === 0 && this.#knowsCatalog()) return [];
+    if (!this.#isFirst && this.#peers.size === 0)
+      return [this.#aloneSinceMs === null ? 'no peer reached yet' : 'the peers are gone again'];
+    const taking = namesOf(joining.filter((map) => !this.#caughtUp.has(map)));
+    const sweeping = namesOf(joining.filter((map) => this.#caughtUp.has(map)));
+    return [
+      ...(this.#knowsCatalog() ? [] : ["still taking the cluster's catalog"]),
+      ...(taking === '' ? [] : [`still taking the cluster's state of ${taking}`]),
+      ...(sweeping === '' ? [] : [`still bringing the kernel map in step: ${sweeping}`]),
+    ];
+  }
+
   /** What keeps the node from being ready although it has joined; null if nothing does. */
   get lonelyProblem(): string | null {
     if (this.#outdated.size === 0) return null;
@@ -387,6 +402,10 @@ export class Membership {
     this.#caughtUp.add(map);
     this.#hooks.onCaughtUp(map);
   }
+}
+
+function namesOf(maps: readonly AgentMap[]): string {
+  return maps.map(({ name }) => name).join(', ');
 }
 
 function speaksOf(hello: AgentHello, map: AgentMap): boolean {

@@ -110,6 +110,8 @@ export interface StatusReport {
   readonly multiaddrs: readonly string[];
   /** Caught up with a peer, or the first node of its mesh. */
   readonly ready: boolean;
+  /** Why it is not: what it waits for, and all of `problems`; empty when it is. */
+  readonly reasons: readonly string[];
   readonly uptimeSeconds: number;
   /** The hybrid logical clock now, in the text form that stamps have. */
   readonly hlc: string;

@@ -28,7 +28,7 @@ import { compareBytes, fromHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 import type { CatalogControl } from './catalog-control.js';
 import { addCatalogRoutes } from './catalog-routes.js';
-import type { AgentControl, StatusReport } from './control.js';
+import type { AgentControl } from './control.js';
 import { dumpStream } from './dump-stream.js';
 import { errorBody, HttpError } from './http-error.js';
 import { createMetrics } from './metrics.js';
@@ -71,7 +71,7 @@ function addNodeRoutes(app: FastifyInstance, control: AgentControl): void {
     const { waitMs } = checked(READY_QUERY, request.query);
     const ready = await control.waitReady(waitMs);
     if (!ready) reply.code(503);
-    return { ready, reasons: ready ? [] : unreadyReasons(control.status()) };
+    return { ready, reasons: ready ? [] : control.status().reasons };
   });
   app.get('/metrics', async (_request, reply) => {
     reply.type(metrics.contentType);
@@ -85,14 +85,6 @@ function addNodeRoutes(app: FastifyInstance, control: AgentControl): void {
 const READY_QUERY = z.strictObject({
   waitMs: z.coerce.number().int().min(0).max(WAIT_READY_MS_MAX).default(0),
 });
-
-function unreadyReasons(status: StatusReport): string[] {
-  const joining = status.maps.filter((map) => map.state === 'joining').map((map) => map.name);
-  const reasons = [...status.problems];
-  if (joining.length > 0) reasons.push(`still taking the cluster's state of ${joining.join(', ')}`);
-  if (reasons.length === 0) reasons.push('has not caught up with a peer yet');
-  return reasons;
-}
 
 function addEntryRoutes(app: FastifyInstance, control: AgentControl): void {
   const path = '/v1/maps/:name/entries/:key';

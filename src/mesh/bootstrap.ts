@@ -100,6 +100,9 @@ export class BootstrapList {
   }
 
   problems(): BootstrapProblem[] {
+    const reason = 'it leads back to this node, as all of them do; expected an address of another node';
+    if (this.entries.every(({ self }) => self))
+      return this.entries.map(({ text }) => ({ address: text, reason, definitive: false }));
     return this.entries.flatMap((entry) => (entry.problem === null ? [] : [entry.problem]));
   }
 }

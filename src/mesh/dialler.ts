@@ -155,7 +155,13 @@ export class Dialler {
     if (!result.done && result.self === true) {
       entry.self = true;
       entry.problem = null;
-      log.info({ address: entry.text }, 'a bootstrap address leads back to this node: ignored');
+      const what = 'a bootstrap address leads back to this node';
+      if (bootstrap.entries.some(({ self }) => !self)) log.info({ address: entry.text }, `${what}: ignored`);
+      else
+        log.warn(
+          { address: entry.text },
+          `${what}, as all of them do: it joins only if another node dials it`,
+        );
       return;
     }
     entry.peerId = result.peerId ?? entry.peerId;

@@ -28,7 +28,11 @@ describe('readiness', { concurrency: false }, () => {
     assert.equal(await readyz(lost), 503);
     const { code, stderr } = mapmesh('status', '--wait-ready', '0.3', '--api', lost.api);
     assert.equal(code, 1);
-    assert.match(stderr, /not ready after 0.3 s/);
+    assert.match(stderr, /not ready after 0.3 s: no peer reached yet/);
+    assert.match(
+      mapmesh('status', '--api', lost.api).stdout,
+      /^NOT READY .*\nwaiting: no peer reached yet$/m,
+    );
   });
 
   it('a node that has lost all peers stops being ready, and is again when it has caught up', async () => {

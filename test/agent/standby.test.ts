@@ -88,6 +88,9 @@ describe('a standby', { skip, concurrency: false }, () => {
     const key = 'ff'.repeat(16);
     const done = mapmesh('put', 'm', key, 'ab'.repeat(32), '--json', '--api', pair.agents.get('b')!.api);
     assert.match(done.stdout, /on standby here/);
+    assert.equal(done.code, 0, 'the kernel has refused nothing');
+    const { sees } = await pair.report('b');
+    assert.deepEqual(sees, { atOnce: [], atSweep: [] });
     await until('it to be in the live map', async () => dumpPin(pair.pin('a')).has(key));
     assert.equal(dumpPin(pair.pin('b')).has(key), false);
   });

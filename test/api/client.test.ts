@@ -174,7 +174,7 @@ describe('client', () => {
 
 describe('waiting for readiness', () => {
   it('gives the reasons when the time is over', async () => {
-    control.report = sampleStatus({ ready: false, problems: ['no peer answers'] });
+    control.report = sampleStatus({ ready: false, reasons: ['no peer answers'] });
     assert.deepEqual(await client.waitReady(50), ['no peer answers']);
   });
 

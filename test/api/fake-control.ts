@@ -28,6 +28,7 @@ export function sampleStatus(changes: Partial<StatusReport> = {}): StatusReport 
     cluster: 'default',
     multiaddrs: [`/ip4/10.0.0.2/tcp/7600/p2p/${PEER_ID}`],
     ready: true,
+    reasons: [],
     uptimeSeconds: 754.2,
     hlc: STAMP,
     version: '0.1.0',

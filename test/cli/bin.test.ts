@@ -254,7 +254,7 @@ describe('commands', () => {
   });
 
   it('wait until the node is ready, or fail with the reason', async () => {
-    control.report = sampleStatus({ ready: false, problems: ['no peer answers'] });
+    control.report = sampleStatus({ ready: false, reasons: ['no peer answers'] });
     assertFailure(await run('status', '--wait-ready', '0.1'), 1, /not ready after 0\.1 s: no peer answers/);
     const waiting = run('status', '--wait-ready', '15');
     setImmediate(() => control.setReady());

@@ -14,6 +14,7 @@ import {
 } from '../../src/cli/format.js';
 import { renderTable } from '../../src/cli/table.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import { OTHER_PEER_ID, PEER_ID, sampleMap, sampleStatus } from '../api/fake-control.js';
 
 const COLUMNS = 100;
@@ -93,10 +94,14 @@ describe('status', () => {
   it('leads with trouble', () => {
     const map = sampleMap({ state: 'refused', problems: ['key is 4 B here and 8 B there'], lastSweep: null });
     const text = renderStatus(
-      sampleStatus({ ready: false, problems: ['no peer answers'], peers: [], maps: [map] }),
+      sampleStatus({
+        ready: false,
+        reasons: ['no peer reached yet', 'no peer answers'],
+        ...{ problems: ['no peer answers'], peers: [], maps: [map] },
+      }),
       at,
     );
-    assert.match(text, /^NOT READY /);
+    assert.match(text, /^NOT READY .*\nwaiting: no peer reached yet\nnode /);
     assert.match(text, /^problem: no peer answers$/m);
     assert.match(text, /^problem: blocklist: key is 4 B here and 8 B there$/m);
     assert.match(text, /^no peers connected$/m);
@@ -123,6 +128,13 @@ describe('status', () => {
     assert.match(maps, /at once +updates and deletes/);
     assert.match(maps, /by sweep +writes through pointers, atomics/);
     assert.match(maps, /in memory/);
+    const policy = { ...DEFAULT_POLICY, ttlMs: 60_000 };
+    const done = renderMaps([sampleMap({ policy, expired: 1, refused: 2 })], 200);
+    assert.match(done, /writes .*, 0 held, 1 expired, 2 refused as not by a writer$/m);
+    assert.match(done, /policy +ttl-ms=60000$/m);
+    const standby = renderMaps([sampleMap({ state: 'standby' })], COLUMNS);
+    assert.match(standby, /capture +nothing: it is on standby until "mapmesh commit blocklist"$/m);
+    assert.doesNotMatch(standby, /fentry|at once|by sweep/);
     const peers = renderPeers(sampleStatus().peers, COLUMNS);
     assertFits(peers);
     assert.match(peers, /\/ip4\/10\.0\.0\.1\/tcp\/7600 /);
@@ -134,10 +146,14 @@ describe('maintenance', () => {
     const found = { capturedSets: 1, capturedDeletes: 2, appliedSets: 3, appliedDeletes: 4, heldDeletes: 5 };
     const report = { name: 'blocklist', atMs: 1, durationMs: 812, entries: 9, repairs: 10, ...found };
     assert.match(
-      renderSweeps([report], COLUMNS),
+      renderSweeps([report], [sampleMap()], COLUMNS),
       /^blocklist +9 +1 set, 2 deleted +3 set, 4 deleted +5 +812 ms$/m,
     );
-    assert.equal(renderSweeps([], COLUMNS), 'no maps');
+    assert.equal(renderSweeps([], [], COLUMNS), 'no maps');
+    const standby = { name: 'nat', state: 'standby' } as const;
+    assert.equal(renderSweeps([], [standby], COLUMNS), 'nat: is on standby, it is not swept');
+    const both = renderSweeps([report], [sampleMap(), { name: 'bad', state: 'refused' }], COLUMNS);
+    assert.match(both, /812 ms\nbad: is not replicated here \("mapmesh status" says why\), it is not swept$/);
   });
 
   it('lists the keys that differ', () => {

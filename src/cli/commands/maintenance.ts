@@ -1,6 +1,6 @@
 /** `sweep`, `diff`, `release`, `commit`: look now, and say what was found. */
 import type { Command } from 'commander';
-import type { CommitReport, SweepReport } from '../../api/control.js';
+import type { CommitReport, MapReport, SweepReport } from '../../api/control.js';
 import type { DiffJson, KeyDifferenceJson, PeerDiffJson, RegisterJson } from '../../api/wire-format.js';
 import { type ClientFlags, clientOf, tableColumns, withClientFlags } from '../common.js';
 import { formatDuration, formatValue, plural } from '../format.js';
@@ -12,8 +12,12 @@ export function addMaintenanceCommands(program: Command): void {
     .description('compare kernel map and replica now, repair both ways, and say what was found')
     .argument('[NAME]', 'replicated map; all of them when left out')
     .action(async (name: string | undefined, flags: ClientFlags) => {
-      const reports = await clientOf(flags).sweep(name);
-      await (flags.json ? printJson(reports) : printLine(renderSweeps(reports, tableColumns())));
+      const client = clientOf(flags);
+      const reports = await client.sweep(name);
+      if (flags.json) return printJson(reports);
+      const { maps } = await client.status();
+      const asked = maps.filter((map) => name === undefined || map.name === name);
+      await printLine(renderSweeps(reports, asked, tableColumns()));
     });
   withClientFlags(program.command('diff'))
     .description('compare a map with every peer now; exit 1 and list the keys if they differ')
@@ -56,9 +60,27 @@ function renderCommit({ name, hasChanged, entries, removed, durationMs }: Commit
 
 const right = (title: string): Column => ({ title, align: 'right' });
 
-/** For people; pure, so that a test can look at it. */
-export function renderSweeps(reports: readonly SweepReport[], columns: number): string {
-  if (reports.length === 0) return 'no maps';
+/** For people; pure, so that a test can look at it. @param maps those that were to be swept */
+export function renderSweeps(
+  reports: readonly SweepReport[],
+  maps: readonly Pick<MapReport, 'name' | 'state'>[],
+  columns: number,
+): string {
+  const unswept = maps.filter(({ name }) => reports.every((report) => report.name !== name));
+  const lines = unswept.map(
+    ({ name, state }) => `${name}: ${UNSWEPT[state] ?? `is ${state}`}, it is not swept`,
+  );
+  if (reports.length > 0) lines.unshift(renderSweepTable(reports, columns));
+  return lines.join('\n') || 'no maps';
+}
+
+const UNSWEPT: Partial<Record<MapReport['state'], string>> = {
+  standby: 'is on standby',
+  joining: 'is still taking the state of the cluster',
+  refused: 'is not replicated here ("mapmesh status" says why)',
+};
+
+function renderSweepTable(reports: readonly SweepReport[], columns: number): string {
   const rows = reports.map((report) => [
     report.name,
     String(report.entries),

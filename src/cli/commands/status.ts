@@ -58,9 +58,11 @@ function notReady(waited: number, reasons: readonly string[]): MapmeshError {
 /** The status for people. Pure, so that a test can look at it. */
 export function renderStatus(report: StatusReport, at: { nowMs: number; columns: number }): string {
   const readiness = report.ready ? (report.degraded ? 'ready, degraded' : 'ready') : 'NOT READY';
+  const waits = report.reasons.filter((reason) => !report.problems.includes(reason));
   const uptime = report.uptimeSeconds < 1 ? 'under 1 s' : formatDuration(report.uptimeSeconds * 1000);
   const lines = [
     `${readiness}  cluster ${report.cluster}  up ${uptime}  mapmesh ${report.version}`,
+    ...waits.map((reason) => `waiting: ${reason}`),
     `node ${report.peerId}`,
     ...report.multiaddrs.map((multiaddr) => `listening on ${multiaddr}`),
     ...report.problems.map((problem) => `problem: ${problem}`),
@@ -94,7 +96,7 @@ function renderMapFigures(maps: readonly MapReport[], at: { nowMs: number; colum
     map.state,
     formatCount(map.entries),
     formatCount(map.maxEntries),
-    map.capture,
+    map.state === 'standby' ? '-' : map.capture,
     ...[map.captured, map.applied, map.repaired, map.lost, map.pending].map(formatCount),
     map.lastSweep === null ? 'never' : `${formatDuration(Math.max(0, at.nowMs - map.lastSweep.atMs))} ago`,
   ]);
@@ -136,6 +138,8 @@ function resizeFacts({ resizing }: MapReport): [string, string][] {
 function renderMap(map: MapReport, columns: number): string {
   const kernel = map.kernelId === null ? 'in memory' : `kernel map id ${map.kernelId}`;
   const swept = map.lastSweep;
+  const expired = map.expired > 0 ? `, ${map.expired} expired` : '';
+  const refused = map.refused > 0 ? `, ${map.refused} refused as not by a writer` : '';
   const facts: [string, string][] = [
     ['shape', `${map.type}, key ${map.keyBytes} B, value ${map.valueBytes} B, ${kernel}`],
     [
@@ -145,7 +149,7 @@ function renderMap(map: MapReport, columns: number): string {
     ['digest', map.digest],
     [
       'writes',
-      `${map.captured} captured, ${map.applied} applied, ${map.repaired} repaired, ${map.lost} lost, ${map.pending} pending, ${map.held} held`,
+      `${map.captured} captured, ${map.applied} applied, ${map.repaired} repaired, ${map.lost} lost, ${map.pending} pending, ${map.held} held${expired}${refused}`,
     ],
     [
       'last sweep',
@@ -155,9 +159,7 @@ function renderMap(map: MapReport, columns: number): string {
     ],
     ...policyFacts(map),
     ...resizeFacts(map),
-    ['capture', map.capture],
-    ['at once', map.sees.atOnce.join(', ') || 'nothing'],
-    ['by sweep', map.sees.atSweep.join(', ') || 'nothing'],
+    ...captureFacts(map),
     ...map.problems.map((problem): [string, string] => ['problem', problem]),
   ];
   const rows = facts.flatMap(([label, text]) =>
@@ -168,15 +170,19 @@ function renderMap(map: MapReport, columns: number): string {
   );
 }
 
-/** What is not as by default, and what that has done. */
-function policyFacts({ policy, expired, refused }: MapReport): [string, string][] {
+/** What is not as by default. */
+function policyFacts({ policy }: MapReport): [string, string][] {
   const words = formatPolicy(policy);
-  if (words.length === 0) return [];
-  const done = [
-    ...(expired > 0 ? [`${expired} expired`] : []),
-    ...(refused > 0 ? [`${refused} refused`] : []),
+  return words.length === 0 ? [] : [['policy', words.join(' ')]];
+}
+
+function captureFacts({ name, state, capture, sees }: MapReport): [string, string][] {
+  if (state === 'standby') return [['capture', `nothing: it is on standby until "mapmesh commit ${name}"`]];
+  return [
+    ['capture', capture],
+    ['at once', sees.atOnce.join(', ') || 'nothing'],
+    ['by sweep', sees.atSweep.join(', ') || 'nothing'],
   ];
-  return [['policy', [words.join(' '), ...done].join(', ')]];
 }
 
 /** Breaks at blanks; a word that is longer than a line stays whole. */
