@@ -35,6 +35,7 @@ import { oldMapOf } from './old-map.js';
 import { otherNameOf } from './one-name.js';
 import { OriginNames } from './origin-names.js';
 import type { AgentParts } from './parts.js';
+import { watchProblems } from './problem-log.js';
 import { Pump } from './pump.js';
 import { Readiness } from './readiness.js';
 import { type PinPort, Rebinder } from './rebinder.js';
@@ -328,6 +329,7 @@ export async function composeAgent(
   catalogParts.follower?.start();
   cleanup.push(() => catalogParts.follower?.stop());
   cleanup.push(watchBootstrap(settings, parts, fail));
+  cleanup.push(watchProblems(parts, log));
 
   return {
     parts,

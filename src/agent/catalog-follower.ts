@@ -10,9 +10,10 @@ import { parseBtf } from '../core/btf.js';
 import type { Clock } from '../core/clock.js';
 import { MapmeshError } from '../core/errors.js';
 import { entryLayout, layoutDifferences } from '../core/layout.js';
-import { type MapPolicy, samePolicy } from '../core/map-policy.js';
+import { formatPolicy, type MapPolicy, samePolicy } from '../core/map-policy.js';
 import { type MapPort, type MapTypes, shapeDifferences } from '../core/map-port.js';
 import type { Timer, Timers } from '../core/timers.js';
+import { peerIdOfPublicKey } from '../mesh/identity.js';
 import type { AgentMap } from './agent-map.js';
 import type { MapToMake } from './make-maps.js';
 import type { MapSource, OpenedMap } from './map-source.js';
@@ -59,6 +60,8 @@ export class CatalogFollower {
   /** Generations that were added here since maps were last taken up: nobody had them before. */
   readonly #founded = new Set<string>();
   #timer: Timer | null = null;
+  /** As of the last look; at the start nobody has been told any. */
+  #editors: readonly string[] = [];
   #following: Promise<void> = Promise.resolve();
   #stopped = false;
 
@@ -106,6 +109,7 @@ export class CatalogFollower {
       const isEntering = maps.some((map) => map.name === name);
       if (!catalog.content.maps.has(name) && !isEntering) this.#problems.delete(name);
     }
+    this.#noteEditors();
     for (const map of [...maps]) await this.#keepOrStop(map);
     this.#noteSelf();
     try {
@@ -128,6 +132,10 @@ export class CatalogFollower {
         const policy = this.#components.policyOf(wanted);
         if (!samePolicy(map.policy, policy)) {
           map.setPolicy(policy);
+          log.info(
+            { map: map.name, policy: formatPolicy(policy) },
+            'the policy of the map has changed; what is not named is as by default',
+          );
           await writerLists.enforce(map);
         }
         // How large a map was when it was added is every host's own affair.
@@ -200,6 +208,18 @@ export class CatalogFollower {
       if (!(error instanceof MapmeshError)) throw error;
       this.#problem(map.name, error);
     }
+  }
+
+  /** A new list of editors is worth a line in the log, whoever made it. */
+  #noteEditors(): void {
+    const { catalog, log } = this.#components;
+    const editors = catalog.editors.map((key) => peerIdOfPublicKey(Buffer.from(key, 'hex')));
+    if (editors.join() === this.#editors.join()) return;
+    this.#editors = editors;
+    log.info(
+      { editors },
+      `the catalog may be edited by ${editors.length === 0 ? 'every member' : 'these'} now`,
+    );
   }
 
   /** Who comes back under the same name is a member that the cluster is to know. */

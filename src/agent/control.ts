@@ -158,12 +158,15 @@ export class Control implements AgentControl {
   }
 
   async sweep(name?: string): Promise<readonly SweepReport[]> {
-    const maps = name === undefined ? this.#parts.maps : [this.#map(name)];
+    const { sweeps, pump } = this.#parts;
+    const maps = name === undefined ? [...this.#parts.maps] : [this.#map(name)];
     const reports: SweepReport[] = [];
     for (const map of maps) {
       if (map.state !== 'live' || map.core.isStandby) continue;
-      const found = await this.#parts.sweeps.sweep(map);
-      reports.push({ name: map.name, ...found, ...map.lastSweep! });
+      const found = await sweeps.sweep(map);
+      // What it found the kernel map to lack is written, or refused, by the time that this is answered.
+      await pump.applied(map);
+      reports.push({ name: map.name, ...found, ...map.lastSweep!, pending: map.core.mirror.pending.size });
     }
     return reports;
   }
@@ -300,7 +303,7 @@ export class Control implements AgentControl {
       resizing: resizingOf(this.#parts.resizer.progress(map)),
       state: map.shownState,
       policy: map.policy,
-      problems: problemsOf(map, this.#parts.resizer.problem(map)),
+      problems: problemsOf(map, this.#parts.resizer.problem(map)).map(({ text }) => text),
       sees: map.core.isStandby ? NOTHING_SEEN : coverageOf(info.kind, map.tier, map.isMemory),
     };
   }
@@ -350,30 +353,40 @@ function refusalCode({ core: { applier } }: AgentMap): ErrorCode {
   return applier.lastRange === '' ? errnoCode(applier.lastErrno) : 'ERR_MAP_FULL';
 }
 
+/** A sentence, and what it is about: `future` of stamps ahead of this host's clock, `others` of nodes or agents. */
+export interface MapProblem {
+  readonly kind: 'refusal' | 'others' | 'pending' | 'held' | 'future' | 'pin' | 'resize' | 'sweep';
+  readonly text: string;
+}
+
 /** What a human should know of the map, most important first. */
-function problemsOf(map: AgentMap, resizeProblem: string): string[] {
+export function problemsOf(map: AgentMap, resizeProblem: string): MapProblem[] {
   const { replica, mirror, held } = map.core;
-  const problems: string[] = [];
-  if (map.refusal !== null) problems.push(map.refusal.message);
-  else problems.push(...map.mismatches.values(), ...map.sharers.values());
+  const problems: MapProblem[] = [];
+  const add = (kind: MapProblem['kind'], text: string): unknown => problems.push({ kind, text });
+  if (map.refusal !== null) add('refusal', map.refusal.message);
+  else for (const text of [...map.mismatches.values(), ...map.sharers.values()]) add('others', text);
   if (mirror.pending.size > 0) {
-    problems.push(
+    add(
+      'pending',
       `${mirror.pending.size} ${mirror.pending.size === 1 ? 'entry' : 'entries'} refused by the kernel: ${refusalOf(map)}`,
     );
   }
   if (held > 0) {
-    problems.push(
+    add(
+      'held',
       `${held} entries vanished from the kernel map at once and are held back: neither deleted on other nodes nor put back here. ` +
         `"mapmesh release ${map.name}" deletes them everywhere, "mapmesh release ${map.name} --refill" puts them back`,
     );
   }
   if (Number.isFinite(replica.heldBackUs)) {
-    problems.push(
+    add(
+      'future',
       "writes of others are held back: their stamps are too far in the future for this host's clock",
     );
   }
-  if (map.pinProblem !== '') problems.push(map.pinProblem);
-  if (resizeProblem !== '') problems.push(resizeProblem);
-  if (map.sweepProblem !== '') problems.push(`the last sweep failed: ${map.sweepProblem}`);
+  if (map.pinProblem !== '') add('pin', map.pinProblem);
+  if (resizeProblem !== '') add('resize', resizeProblem);
+  if (map.sweepProblem !== '') add('sweep', `the last sweep failed: ${map.sweepProblem}`);
   return problems;
 }

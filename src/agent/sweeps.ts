@@ -205,10 +205,12 @@ export class Sweeps {
       if (done === null) return null;
       binding.nextSweep = 'periodic';
       binding.sweptLosses = lostBefore;
-      if (repairsOf(done) > 0 || done.heldDeletes > 0) {
+      const { heldDeletes, ...differences } = done;
+      if (repairsOf(done) > 0) {
         const durationMs = Math.round(timers.nowMs() - startMs);
-        log.info({ map: map.name, mode, ...done, durationMs }, 'sweep repaired the map');
+        log.info({ map: map.name, mode, ...differences, durationMs }, 'sweep found differences');
       }
+      if (heldDeletes > 0) log.warn({ map: map.name, mode, heldDeletes }, 'sweep held deletes back');
       return { result: done, workMs };
     } catch (error) {
       sweeper.close();

@@ -37,7 +37,7 @@ export interface SweepSummary {
   readonly durationMs: number;
   /** Entries that the kernel map had. */
   readonly entries: number;
-  /** Differences between kernel map and replica that it repaired, both ways. */
+  /** Differences between kernel map and replica that it found, both ways; what the kernel then refuses counts as well. */
   readonly repairs: number;
 }
 
@@ -66,7 +66,7 @@ export interface MapReport {
   readonly captured: number;
   /** Remote registers written into the kernel map since the agent started. */
   readonly applied: number;
-  /** Differences that sweeps repaired since the agent started. */
+  /** Differences that sweeps found since the agent started; what the kernel then refused is `pending`. */
   readonly repaired: number;
   /** Events known to have been missed; each change of this figure started a sweep (invariant I6). */
   readonly lost: number;
@@ -164,11 +164,13 @@ export interface SweepReport extends SweepSummary {
   /** Kernel changes that nobody had noticed, now local writes. */
   readonly capturedSets: number;
   readonly capturedDeletes: number;
-  /** Replica entries that the kernel map lacked or had otherwise, now written. */
+  /** Replica entries that the kernel map lacked or had otherwise: those that it does not refuse are written now. */
   readonly appliedSets: number;
   readonly appliedDeletes: number;
   /** Deletes held back because there were too many of them (invariant I8); `release` spreads them. */
   readonly heldDeletes: number;
+  /** Registers that the kernel refuses, of this sweep or from before; they are retried. */
+  readonly pending: number;
 }
 
 /** One key on which two nodes differ; null = no register at all. */

@@ -34,7 +34,7 @@ const MAP_FIGURES: readonly MapFigure[] = [
   {
     name: 'repaired_total',
     kind: 'counter',
-    help: 'Differences repaired by sweeps',
+    help: 'Differences that sweeps found; what the kernel then refuses is pending',
     read: (map) => map.repaired,
   },
   {

@@ -4,7 +4,7 @@ export interface MapCounters {
   captured: number;
   /** Registers written to the kernel map. */
   applied: number;
-  /** Differences that a sweep found and mended, in either direction. */
+  /** Differences that a sweep found, in either direction; what the kernel then refuses counts as well. */
   repaired: number;
   /** Applies that the kernel refused (each try counts). */
   refused: number;

@@ -459,7 +459,7 @@ export class Sweeper {
   }
 }
 
-/** Differences that a sweep mended, either way. */
+/** Differences that a sweep found, either way. */
 export function repairsOf(result: SweepResult): number {
   return result.capturedSets + result.capturedDeletes + result.appliedSets + result.appliedDeletes;
 }

@@ -174,6 +174,10 @@ describe('a map that another process empties', { skip, concurrency: false }, () 
 
   it('has no more than half of it deleted elsewhere; `release` spreads the rest', async () => {
     const held = await empty();
+    const agent = pair.agents.get('b')!;
+    await until('the log to say so', () =>
+      /"warn".*"problem":"held".*\d+ entries vanished/.test(agent.output),
+    );
     assert.deepEqual(pair.release('b'), { name: 'm', releasedDeletes: held, refilled: 0 });
     await pair.untilEqual(0);
     const report = await pair.report('b');

@@ -220,7 +220,7 @@ export class FullControl extends FakeControl {
   async sweep(name?: string): Promise<readonly SweepReport[]> {
     if (name !== undefined) this.get(name, new Uint8Array(4));
     const found = { capturedSets: 1, capturedDeletes: 2, appliedSets: 3, appliedDeletes: 4, heldDeletes: 5 };
-    return [{ name: 'blocklist', atMs: 1, durationMs: 812, entries: 9, repairs: 10, ...found }];
+    return [{ name: 'blocklist', atMs: 1, durationMs: 812, entries: 9, repairs: 10, ...found, pending: 6 }];
   }
 
   async diff(name: string): Promise<DiffReport> {

@@ -134,7 +134,7 @@ describe('status', () => {
     assert.match(done, /policy +ttl-ms=60000$/m);
     const standby = renderMaps([sampleMap({ state: 'standby' })], COLUMNS);
     assert.match(standby, /capture +nothing: it is on standby until "mapmesh commit blocklist"$/m);
-    assert.doesNotMatch(standby, /fentry|at once|by sweep/);
+    assert.doesNotMatch(standby, /fentry|at once|^ +by sweep /m);
     const peers = renderPeers(sampleStatus().peers, COLUMNS);
     assertFits(peers);
     assert.match(peers, /\/ip4\/10\.0\.0\.1\/tcp\/7600 /);
@@ -144,10 +144,18 @@ describe('status', () => {
 describe('maintenance', () => {
   it('says what a sweep found', () => {
     const found = { capturedSets: 1, capturedDeletes: 2, appliedSets: 3, appliedDeletes: 4, heldDeletes: 5 };
-    const report = { name: 'blocklist', atMs: 1, durationMs: 812, entries: 9, repairs: 10, ...found };
+    const report = {
+      name: 'blocklist',
+      atMs: 1,
+      durationMs: 812,
+      entries: 9,
+      repairs: 10,
+      ...found,
+      pending: 6,
+    };
     assert.match(
       renderSweeps([report], [sampleMap()], COLUMNS),
-      /^blocklist +9 +1 set, 2 deleted +3 set, 4 deleted +5 +812 ms$/m,
+      /^blocklist +9 +1 set, 2 deleted +3 set, 4 deleted +5 +6 +812 ms$/m,
     );
     assert.equal(renderSweeps([], [], COLUMNS), 'no maps');
     const standby = { name: 'nat', state: 'standby' } as const;

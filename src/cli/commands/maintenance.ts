@@ -87,14 +87,16 @@ function renderSweepTable(reports: readonly SweepReport[], columns: number): str
     `${report.capturedSets} set, ${report.capturedDeletes} deleted`,
     `${report.appliedSets} set, ${report.appliedDeletes} deleted`,
     String(report.heldDeletes),
+    String(report.pending),
     formatDuration(report.durationMs),
   ]);
   const heads = [
     'MAP',
     right('ENTRIES'),
     'FOUND IN KERNEL',
-    'WRITTEN TO KERNEL',
+    'TO WRITE TO KERNEL',
     right('HELD'),
+    right('REFUSED'),
     right('TOOK'),
   ];
   return renderTable(heads, rows, columns);

@@ -86,7 +86,7 @@ function renderMapFigures(maps: readonly MapReport[], at: { nowMs: number; colum
     'CAPTURE',
     right('CAPTURED'),
     right('APPLIED'),
-    right('REPAIRED'),
+    right('DIFFERED'),
     right('LOST'),
     right('PENDING'),
     right('SWEPT'),
@@ -149,13 +149,13 @@ function renderMap(map: MapReport, columns: number): string {
     ['digest', map.digest],
     [
       'writes',
-      `${map.captured} captured, ${map.applied} applied, ${map.repaired} repaired, ${map.lost} lost, ${map.pending} pending, ${map.held} held${expired}${refused}`,
+      `${map.captured} captured, ${map.applied} applied, ${map.repaired} found to differ by sweeps, ${map.lost} lost, ${map.pending} pending, ${map.held} held${expired}${refused}`,
     ],
     [
       'last sweep',
       swept === null
         ? 'never'
-        : `${new Date(swept.atMs).toISOString()}, took ${formatDuration(swept.durationMs)}, ${plural(swept.repairs, 'repair')}`,
+        : `${new Date(swept.atMs).toISOString()}, took ${formatDuration(swept.durationMs)}, ${plural(swept.repairs, 'difference')}`,
     ],
     ...policyFacts(map),
     ...resizeFacts(map),
