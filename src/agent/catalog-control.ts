@@ -30,13 +30,16 @@ export interface CatalogControlComponents {
   readonly resizer: Pick<Resizer, 'problem'>;
   readonly clock: Clock;
   readonly peerId: string;
+  /** Maps of the catalog are made on this host if need be. */
+  readonly hasPinRoot: boolean;
   publish(bytes: Uint8Array): void;
   /** Resolves when changes made by now are on disk. @throws MapmeshError ERR_DATA_DIR */
   saved(): Promise<void>;
 }
 
 export function createCatalogControl(components: CatalogControlComponents): CatalogControl {
-  const { catalog, follower, source, maps, members, resizer, clock, peerId, publish, saved } = components;
+  const { catalog, follower, source, maps, members, resizer, clock, peerId, hasPinRoot, publish, saved } =
+    components;
   const nowMs = (): number => Math.floor(clock.wallUs() / 1000);
   /** @param made told at once, before anything follows from it; not if the edit fails */
   const edit = async (
@@ -60,13 +63,19 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
     return { ...policy, writersSinceMs: Math.max(nowMs(), Math.ceil(othersUs / 1000)) };
   };
   const problemOf = (name: string): MapmeshError | null => follower.problems.get(name) ?? null;
+  /** Why a host has no map of that name although nothing is amiss; null: it is yet to be taken up. */
+  const noPlaceFor = (name: string): string | null =>
+    hasPinRoot
+      ? null
+      : `map "${name}" is not replicated here: this agent has no --pin-root, and no --map ${name}=... for it`;
   const report = (map: CatalogMap): CatalogMapReport => {
     const here = maps.find(({ name }) => name === map.name);
     return { ...described(map), ...stateOf(map, here) };
   };
   const stateOf = (map: CatalogMap, here: AgentMap | undefined) => ({
     state: here?.shownState ?? null,
-    problem: problemOf(map.name)?.message ?? null,
+    maxEntriesHere: here?.core.port.info.maxEntries ?? null,
+    problem: problemOf(map.name)?.message ?? here?.refusal?.message ?? (here ? null : noPlaceFor(map.name)),
     resizeProblem: (here !== undefined && resizer.problem(here)) || null,
   });
   const described = (map: CatalogMap) => ({

@@ -136,6 +136,7 @@ export function composeCatalog(
       ? undefined
       : createCatalogControl({
           ...{ catalog, follower, source, maps, members, resizer, clock, peerId, publish, saved },
+          hasPinRoot: settings.pinRoot !== null,
         });
   return { sync, follower, control, isKnown: () => isKnown };
 }

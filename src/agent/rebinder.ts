@@ -5,7 +5,7 @@
  * - A new map of the same shape takes the place of the old one and is filled from the replica; nothing is spread as a
  *   delete (I8).
  * - One of another shape stops this map alone (I12), until a map that fits is pinned there.
- * - While there is no pin, the map that was pinned last is kept in step.
+ * - While there is no pin, the map that was pinned last is kept in step, unless it was stopped.
  *
  * Only the inode of the pin is looked at each time: each pin has an inode of its own, and it is opened when that changes.
  */
@@ -115,6 +115,11 @@ export class Rebinder {
     const { map } = pin;
     const { path } = pin.pin;
     const identity = pin.pin.identity();
+    if (identity === null && pin.isStopped) {
+      pin.identity = null; // whatever is pinned next is looked at, also under the number of the last one
+      const what = `Cannot replicate map "${map.name}": there is no pin "${path}" any more`;
+      return this.#halt(pin, new MapmeshError('ERR_NO_SUCH_MAP', what));
+    }
     if (identity === null) {
       map.pinProblem = `there is no pin "${path}" any more; the map that was pinned there is kept in step`;
       return;

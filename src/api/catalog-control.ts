@@ -22,7 +22,9 @@ export interface CatalogMapReport {
   readonly value: string | null;
   /** Of the map on this node, `standby` included; null if it does not replicate it. */
   readonly state: string | null;
-  /** Why not. */
+  /** Room of the map on this node, where it may be bound to one of another size; null if it does not replicate it. */
+  readonly maxEntriesHere: number | null;
+  /** Why this node does not replicate it. */
   readonly problem: string | null;
   /** Why its kernel map does not have the room that it is to have; null if it has, or will soon. */
   readonly resizeProblem: string | null;

@@ -64,4 +64,21 @@ describe('an agent', { concurrency: false }, () => {
     assert.match(agent.output, /"policy":\["ttl-ms=60000"\]/);
     assert.match(agent.output, new RegExp(`"editors":\\["${peerId}"\\]`));
   });
+
+  it('says of a map of the catalog why it is not here, and how much room it has where it is', async () => {
+    const first = await start('memory:4:1:200');
+    const second = await TestAgent.start({ maps: { n: 'memory:4:1:10' }, bootstrap: [first.multiaddr] });
+    agents.push(second);
+    const small = await TestAgent.start({ maps: { m: 'memory:4:1:100' }, bootstrap: [first.multiaddr] });
+    agents.push(small);
+    const show = ({ api }: TestAgent) => mapmesh('map', 'show', 'm', '--api', api).stdout;
+    await until('the catalog to be everywhere', () => [second, small].every((agent) => show(agent) !== ''));
+    assert.match(
+      show(second),
+      /^here: not replicated\nmap "m" .*: this agent has no --pin-root, and no --map m=/m,
+    );
+    assert.match(mapmesh('map', 'ls', '--api', second.api).stdout, /^m .* not replicated$/m);
+    assert.match(show(small), /value 1 B, 200 entries \(100 on this node\), /);
+    assert.match(show(first), /value 1 B, 200 entries, /);
+  });
 });

@@ -4,6 +4,7 @@ import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
+import { mapmesh } from '../support/agents.js';
 import { dumpPin, kernelMapsImpossible, pinnedMapId, type TestMapSpec } from '../support/kernel-maps.js';
 import { mapWriter, sameEntries } from '../support/map-writer.js';
 import { Pair } from '../support/pair.js';
@@ -88,8 +89,18 @@ describe('a map whose owner is reloaded', { skip, concurrency: false }, () => {
       'untouched',
     );
     assert.equal((await pair.report('a')).state, 'live');
+    const shown = mapmesh('map', 'show', 'm', '--api', pair.agents.get('b')!.api);
+    assert.match(shown.stdout, /^here: refused\nCannot replicate map "m": another one is pinned /m);
     await mapWriter('--pin', pair.pin('a'), '--count', 10, '--first', 9000);
-    pair.maps.replace('b', SPEC);
+    rmSync(pair.pin('b'));
+    await until('the pin to be missed', async () => {
+      const { state, problems } = await pair.report('b');
+      return (
+        state === 'refused' &&
+        /^Cannot .* there is no pin .* It goes on when [^;]*$/.test(problems.join('; '))
+      );
+    });
+    pair.maps.create('b', SPEC);
     await until('b to go on', async () => (await pair.report('b')).state === 'live', 5000);
     await pair.untilEqual(ENTRIES + 35);
     assert.equal((await pair.report('a')).tombstones, 10);

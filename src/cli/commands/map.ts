@@ -143,7 +143,7 @@ function renderCatalog({ maps, editors: named }: CatalogReport, columns: number)
     String(map.keyBytes),
     String(map.valueBytes),
     String(map.maxEntries),
-    map.problem !== null ? 'refused' : (map.state ?? 'not here'),
+    hereOf(map),
   ]);
   const lines = [renderTable(['MAP', 'KIND', 'KEY', 'VALUE', 'MAX ENTRIES', 'HERE'], rows, columns)];
   lines.push(
@@ -153,12 +153,21 @@ function renderCatalog({ maps, editors: named }: CatalogReport, columns: number)
   return lines.join('\n');
 }
 
+/** How it is on the agent's node. */
+function hereOf({ state }: CatalogMapReport): string {
+  return state ?? 'not replicated';
+}
+
 export function renderMap(map: CatalogMapReport): string {
-  const sizes = `key ${map.keyBytes} B, value ${map.valueBytes} B, ${map.maxEntries} entries`;
+  const { maxEntries, maxEntriesHere } = map;
+  const here =
+    maxEntriesHere === null || maxEntriesHere === maxEntries ? '' : ` (${maxEntriesHere} on this node)`;
+  const sizes = `key ${map.keyBytes} B, value ${map.valueBytes} B, ${maxEntries} entries${here}`;
   const lines = [
     `${map.name}: ${map.kind}, ${sizes}, flags ${map.flags}, ${map.byteOrder} endian`,
     `added by ${map.addedBy} at ${new Date(map.addedMs).toISOString()}, generation ${map.generation}`,
-    `here: ${map.state ?? 'not replicated'}`,
+    `here: ${hereOf(map)}`,
+    ...[map.problem, map.resizeProblem].filter((each) => each !== null),
   ];
   if (map.key !== null) lines.push(`key: ${map.key}`, `value: ${map.value}`);
   lines.push(...map.policy.map((word) => `policy ${word}`));
@@ -167,6 +176,5 @@ export function renderMap(map: CatalogMapReport): string {
       `also added by ${rival.addedBy}, later, as ${rival.kind} with key ${rival.keyBytes} B and value ${rival.valueBytes} B: of no account`,
     );
   }
-  lines.push(...[map.problem, map.resizeProblem].filter((each) => each !== null));
   return lines.join('\n');
 }
