@@ -86,9 +86,16 @@ function readTyped(text: string, what: string): unknown {
     // Every scalar stays the text it is: the layout knows what it means, and 64 bits do not go through a double.
     return parse(text.startsWith('=') ? text.slice(1) : text, { schema: 'failsafe' });
   } catch (cause) {
-    throw new MapmeshError('ERR_USAGE', `Cannot use ${what} "${text}": it is neither hex nor YAML or JSON`, {
+    throw new MapmeshError('ERR_USAGE', `Cannot use ${what} "${text}": ${whyNotTyped(cause)}`, {
       hint: 'For example 0a000001 or "{saddr: 10.0.0.1, dport: 443}".',
       cause,
     });
   }
+}
+
+/** What the parser says, without the excerpt below it. */
+function whyNotTyped(cause: unknown): string {
+  const { code, message } = cause as Error & { readonly code?: string };
+  if (code === 'DUPLICATE_KEY') return 'it names a field twice, expected each field once';
+  return `it is neither hex nor YAML or JSON: ${message.split(/:?\n/, 1)[0]}`;
 }

@@ -315,11 +315,21 @@ function wrong(path: string, typed: unknown, expected: string): MapmeshError {
   return new MapmeshError('ERR_USAGE', `Cannot use ${path} ${JSON.stringify(typed)}: expected ${expected}`);
 }
 
-/** One line: `{saddr: 10.0.0.1, packets: 12}`. */
+/** One line, in YAML: `{saddr: 10.0.0.1, packets: 12}`. What an entry holds cannot look like another field of it. */
 export function formatTyped(typed: Typed): string {
   if (Array.isArray(typed)) return `[${typed.map(formatTyped).join(', ')}]`;
+  if (typeof typed === 'string') return quoted(typed);
   if (typeof typed !== 'object') return String(typed);
   return `{${Object.entries(typed)
-    .map(([name, value]) => `${name}: ${formatTyped(value)}`)
+    .map(([name, value]) => `${quoted(name)}: ${formatTyped(value)}`)
     .join(', ')}}`;
+}
+
+/** Words, numbers and addresses; not `1::`, whose end YAML takes for that of a name. */
+const PLAIN_TEXT = /^[\w.:-]*\w$/;
+const YAML_KEYWORD = /^(true|false|null)$/i;
+
+/** In quotes, unless it is text without. */
+function quoted(text: string): string {
+  return PLAIN_TEXT.test(text) && !YAML_KEYWORD.test(text) ? text : JSON.stringify(text);
 }
