@@ -3,10 +3,12 @@
  *
  * - SIGINT, SIGTERM or SIGHUP stops it and ends with 0; a second one ends at once with 1.
  * - A failure while it works (`failed`), an uncaught exception and an unhandled rejection end with 1 and a fatal line
- *   in the log: a half-working agent would be worse than one that its supervisor starts again.
+ *   in the log: a half-working agent would be worse than one that its supervisor starts again. An expected one has no stack
+ *   there, and is said once more as commands say theirs.
  */
 import type { Log } from '../config/log.js';
 import type { AgentSettings } from '../config/settings.js';
+import { MapmeshError } from '../core/errors.js';
 import { onStopSignals } from './stop-signals.js';
 
 /** A running agent, as far as its process is concerned. */
@@ -26,6 +28,8 @@ export interface RunComponents {
   readonly log: Log;
   /** For the lines that tell where the agent listens. */
   readonly print: (line: string) => void;
+  /** For the last word of an agent that cannot go on. */
+  readonly printFailure: (error: MapmeshError) => void;
   /** Writes the last log lines and ends the process. */
   readonly exit: (code: 0 | 1) => never;
   /** {@link STOP_MS_MAX} unless told. */
@@ -53,10 +57,20 @@ export async function runAgent(settings: AgentSettings, components: RunComponent
   for (const multiaddr of agent.multiaddrs) print(`listening on ${multiaddr}`);
   print(`API on ${'path' in settings.api ? '' : 'http://'}${agent.apiAddress}`);
   const end = await Promise.race([ending, agent.failed.then((error) => ({ error }))]);
-  if ('error' in end) log.fatal({ err: end.error }, 'the agent failed');
+  if ('error' in end) logFailure(log, end.error);
   else log.info({ signal: end.signal }, 'stopping');
   await withinLimit(() => agent.stop(), components);
-  return 'error' in end ? 1 : 0;
+  if (!('error' in end)) return 0;
+  if (end.error instanceof MapmeshError) components.printFailure(end.error);
+  return 1;
+}
+
+/** Of an expected failure only what a human needs; where the code was when it met it is of no use to them. */
+function logFailure(log: Log, error: unknown): void {
+  if (error instanceof MapmeshError) {
+    log.fatal({ code: error.code, hint: error.hint }, error.message);
+    log.debug({ err: error }, 'where the failure came from');
+  } else log.fatal({ err: error }, 'the agent failed');
 }
 
 /** Told to stop while still starting: lets the start finish, for what it opened must be closed. */

@@ -149,25 +149,40 @@ export function resolveSettings(sources: readonly SettingsSource[], checks: Sett
   const schema = settingsSchema(checks);
   const problems: Problem[] = [];
   let merged: Partial<AgentSettings> = {};
+  const wrong = new Set<string>();
   const where = { evicted: (_index: number) => '', policy: (_index: number) => '' };
   for (const source of sources) {
     problems.push(...source.problems, ...repeatedNames(source));
-    const parsed = schema.safeParse(source.values);
-    if (parsed.success) merged = { ...merged, ...toSettings(parsed.data, source.baseDir) };
+    const { data, issues } = parseEach(schema, source.values);
+    merged = { ...merged, ...toSettings(data, source.baseDir) };
     for (const setting of ['evicted', 'policy'] as const) {
-      if (parsed.success && parsed.data[setting]) where[setting] = (index) => source.where([setting, index]);
+      if (data[setting]) where[setting] = (index) => source.where([setting, index]);
     }
-    if (!parsed.success) problems.push(...parsed.error.issues.flatMap((issue) => problemsOf(issue, source)));
+    problems.push(...issues.flatMap((issue) => problemsOf(issue, source)));
+    for (const { path } of issues) wrong.add(String(path[0]));
+    // Of a file with broken YAML nobody knows which maps it has.
+    if (source.problems.length > 0) wrong.add('map');
   }
-  if (problems.length === 0) {
-    const { maps = [], evicted = [], policies = [], pinRoot = null } = merged;
-    if (pinRoot === null) {
-      problems.push(...withoutMap('evicted', evicted, maps, where.evicted));
-      problems.push(...withoutMap('policy', policies, maps, where.policy));
-    }
+  const { maps = [], evicted = [], policies = [], pinRoot = null } = merged;
+  if (pinRoot === null && !wrong.has('map') && !wrong.has('pin-root')) {
+    if (!wrong.has('evicted')) problems.push(...withoutMap('evicted', evicted, maps, where.evicted));
+    if (!wrong.has('policy')) problems.push(...withoutMap('policy', policies, maps, where.policy));
   }
   if (problems.length > 0) throw configError(problems);
   return withDefaults(merged);
+}
+
+/** What the settings that are right say, and what is wrong with the others: one that is wrong hides nothing. */
+function parseEach(
+  schema: ReturnType<typeof settingsSchema>,
+  values: Readonly<Record<string, unknown>>,
+): { data: Parsed; issues: readonly z.core.$ZodIssue[] } {
+  const parsed = schema.safeParse(values);
+  if (parsed.success) return { data: parsed.data, issues: [] };
+  const { issues } = parsed.error;
+  const wrong = new Set(issues.flatMap((issue) => ('keys' in issue ? issue.keys : [issue.path[0]])));
+  const others = Object.entries(values).filter(([name]) => !wrong.has(name));
+  return { data: schema.parse(Object.fromEntries(others)), issues };
 }
 
 /** An agent that replicates nothing would be ready at once, and say so to whoever waits for it. @throws MapmeshError ERR_CONFIG */

@@ -23,6 +23,7 @@ async function printed(running: Running, text: string): Promise<void> {
 }
 
 interface LogLine {
+  readonly time?: string;
   readonly level?: string;
   readonly msg?: string;
   readonly signal?: string;
@@ -112,8 +113,11 @@ describe('agent process', () => {
     const { exitCode, stdout, stderr } = await agent('fails').finished;
     assert.equal(exitCode, 1);
     assert.match(stdout, /stopped\n$/);
-    const fatal = logLines(stderr).find(({ level }) => level === 'fatal');
-    assert.match(JSON.stringify(fatal), /Cannot write \\"\/data\/log\\"/);
+    const { time: _, ...fatal } = logLines(stderr).find(({ level }) => level === 'fatal')!;
+    const [code, hint] = ['ERR_DATA_DIR', 'Make room.'];
+    const msg = 'Cannot write "/data/log": no space left on the disk';
+    assert.deepEqual(fatal, { level: 'fatal', code, hint, msg });
+    assert.ok(stderr.endsWith(`\nmapmesh: ${msg} [${code}]\nhint: ${hint}\n`), stderr);
   });
 
   for (const fault of ['rejects', 'throws']) {

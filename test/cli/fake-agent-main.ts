@@ -42,7 +42,9 @@ async function startAgent(): Promise<RunningAgent> {
     apiAddress: server.address,
     failed: behaviour.has('fails')
       ? Promise.resolve(
-          new MapmeshError('ERR_DATA_DIR', 'Cannot write "/data/log": no space left on the disk'),
+          new MapmeshError('ERR_DATA_DIR', 'Cannot write "/data/log": no space left on the disk', {
+            hint: 'Make room.',
+          }),
         )
       : never,
     stop: async () => {
@@ -61,10 +63,23 @@ const exit = (code: 0 | 1): never => {
   process.exit(code);
 };
 const print = (line: string) => process.stdout.write(`${line}\n`);
+const printFailure = (error: MapmeshError) => {
+  flush();
+  process.stderr.write(describeFailure(error, []).text);
+};
 try {
   // A limit that no test of what stops in time can reach, or one that is soon over.
   const stopMsMax = behaviour.has('short-limit') ? 100 : 60_000;
-  exit(await runAgent(resolveSettings([], {} as never), { startAgent, log, exit, print, stopMsMax }));
+  exit(
+    await runAgent(resolveSettings([], {} as never), {
+      startAgent,
+      log,
+      exit,
+      print,
+      printFailure,
+      stopMsMax,
+    }),
+  );
 } catch (error) {
   const { exitCode, text } = describeFailure(error, []);
   process.stderr.write(text);

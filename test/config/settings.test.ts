@@ -301,6 +301,22 @@ describe('problems', () => {
     );
   });
 
+  it('do not hide each other, whatever they are about', () => {
+    const zz = 'policy has the name "zz", expected that of a map (a)';
+    assert.deepEqual(
+      problems(() =>
+        fromFile('map: { a: id:1 }\npolicy: { zz: mode=live }\ndelete-guard: 0\nxyz: 1\n'),
+      ).slice(0, 2),
+      [
+        `mesh.yaml:2: ${zz}`,
+        'mesh.yaml:3: delete-guard is 0, expected a whole number of percent from 1 to 100',
+      ],
+    );
+    // What is not known is not guessed at.
+    assert.equal(problems(() => fromFile('map: { a: nope }\npolicy: { zz: mode=live }\n')).length, 1);
+    assert.equal(problems(() => fromFile('pin-root: 7\npolicy: { zz: mode=live }\n')).length, 1);
+  });
+
   it('of a policy do not include a map that the catalog may have', () => {
     const { policies } = fromFlags({ 'pin-root': '/sys/fs/bpf/m', policy: ['flows: mode=standby'] });
     assert.deepEqual(policies, [{ name: 'flows', policy: { mode: 'standby' } }]);

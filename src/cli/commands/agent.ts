@@ -5,6 +5,7 @@ import type { AgentSettings, SettingsSource } from '../../config/settings.js';
 import { MapmeshError } from '../../core/errors.js';
 import { POLICY_WORDS } from '../../core/map-policy.js';
 import { withLogLevel } from '../common.js';
+import { describeFailure } from '../failure.js';
 import { onUnread, print, printJson, printLine } from '../output.js';
 
 export function addAgentCommands(program: Command): void {
@@ -94,10 +95,13 @@ async function agent(flags: Record<string, unknown>): Promise<void> {
     flush();
     process.exit(code);
   };
+  const print = (line: string) => process.stdout.write(`${line}\n`);
+  const printFailure = (error: MapmeshError) => {
+    flush();
+    process.stderr.write(describeFailure(error, process.argv.slice(2)).text);
+  };
   try {
-    exit(
-      await runAgent(settings, { startAgent, log, exit, print: (line) => process.stdout.write(`${line}\n`) }),
-    );
+    exit(await runAgent(settings, { startAgent, log, exit, print, printFailure }));
   } finally {
     flush();
   }
