@@ -27,7 +27,7 @@ export interface CatalogControlComponents {
   readonly source: MapSource;
   readonly maps: readonly AgentMap[];
   readonly members: Pick<Members, 'report'>;
-  readonly resizer: Pick<Resizer, 'problem'>;
+  readonly resizer: Pick<Resizer, 'problem' | 'checkPin'>;
   readonly clock: Clock;
   readonly peerId: string;
   /** Maps of the catalog are made on this host if need be. */
@@ -176,11 +176,15 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
       const policy = withSince(name, parsePolicyWords(words));
       await edit((draft) => draft.setPolicy(name, policy));
     },
-    resize: (name, maxEntries) =>
-      edit((draft) => {
+    resize: async (name, maxEntries) => {
+      const here = maps.find((map) => map.name === name);
+      // The catalog cannot take back what it has promised.
+      if (here !== undefined) resizer.checkPin(here);
+      await edit((draft) => {
         checkRoom(name, catalog.content.maps.get(name)?.maxEntries, maxEntries);
         draft.resizeMap(name, maxEntries);
-      }),
+      });
+    },
     remove: (name, options) => edit((draft) => draft.removeMap(name, options)),
     setEditors: async (peerIds) => {
       if (peerIds.length === 0 && catalog.editors.length === 0) return;

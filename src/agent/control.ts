@@ -21,7 +21,7 @@ import { type EntryLayout, entryLayout } from '../core/layout.js';
 import { MirrorFlag } from '../core/mirror.js';
 import { EntryFlag } from '../core/register-table.js';
 import { formatStamp, stampAt } from '../core/stamp.js';
-import { describeErrno, errnoCode } from '../kernel/errno.js';
+import { describeErrno, EPERM, errnoCode } from '../kernel/errno.js';
 import type { AgentMap } from './agent-map.js';
 import { coverageOf, NOTHING_SEEN } from './coverage.js';
 import { diffMap } from './diff.js';
@@ -31,6 +31,10 @@ import { Turns } from './turns.js';
 
 /** Look-ups in the kernel map in one go: about half a millisecond. */
 const RELEASE_CHUNK_ENTRIES = 512;
+
+/** Also said to root, who may do everything else. */
+const FROZEN =
+  'EPERM (the map is frozen: nobody may write it by system calls any more. Have its owner make it anew, without BPF_MAP_FREEZE)';
 
 /** How far apart clocks may seem without being so: a hello takes its time. */
 const CLOCK_COMPARISON_MS = 1000;
@@ -59,6 +63,7 @@ export class Control implements AgentControl {
     const problems = membership.ready
       ? []
       : mesh.bootstrapProblems().map(({ address, reason }) => `bootstrap ${address}: ${reason}`);
+    problems.push(...mesh.identityProblems());
     const diskProblem = journal?.problem;
     if (diskProblem) problems.push(diskProblem.message);
     const { lonelyProblem } = membership;
@@ -345,8 +350,9 @@ function resizingOf(resizing: Resizing | null): ResizingReport | null {
 }
 
 /** Why the kernel does not take what is pending. */
-function refusalOf({ core: { applier } }: AgentMap): string {
-  return applier.lastRange === '' ? describeErrno(applier.lastErrno) : applier.lastRange;
+function refusalOf({ core: { applier, port } }: AgentMap): string {
+  if (applier.lastRange !== '') return applier.lastRange;
+  return applier.lastErrno === EPERM && port.isFrozen === true ? FROZEN : describeErrno(applier.lastErrno);
 }
 
 function refusalCode({ core: { applier } }: AgentMap): ErrorCode {

@@ -137,6 +137,11 @@ export class Resizer {
     return map.bindings.length > 1 && resizable.oldProblem !== '' ? resizable.oldProblem : whyKept(resizable);
   }
 
+  /** Whoever asks the cluster for more room is to be told before it is promised. @throws MapmeshError ERR_RESIZE */
+  checkPin(map: AgentMap): void {
+    if (!this.#maps.has(map)) throw noPin(map);
+  }
+
   /** Whether the map's kernel maps are changing hands: nobody else may change what it is bound to. */
   isBusy(map: AgentMap): boolean {
     return this.#maps.get(map)?.isBusy ?? false;
@@ -351,7 +356,7 @@ function isUsed({ programs, processes, unknown }: MapUsers): boolean {
 }
 
 function noPin(map: AgentMap): MapmeshError {
-  return refusal(map, 'it is not bound by a pin', 'Bind it by its path in bpffs.');
+  return refusal(map, 'it is not bound by a pin on this node', 'Bind it by its path in bpffs, on each node.');
 }
 
 function refusal(map: AgentMap, is: string, hint = ''): MapmeshError {

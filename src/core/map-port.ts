@@ -83,6 +83,9 @@ export interface MapPort {
   /** The map has types, but this process may not read them. */
   readonly hidesTypes?: boolean;
 
+  /** Its owner has frozen it since it was opened: no update and no delete is taken any more. */
+  readonly isFrozen?: boolean;
+
   close(): void;
 }
 

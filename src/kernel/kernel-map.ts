@@ -192,6 +192,11 @@ export class KernelMap implements MapPort {
     return readMapTypes(this.#native, this.#fd);
   }
 
+  get isFrozen(): boolean {
+    invariant(this.#fd >= 0, 'the map is open');
+    return readMapInfo(this.#native, this.#fd).frozen;
+  }
+
   get hidesTypes(): boolean {
     invariant(this.#fd >= 0, 'the map is open');
     return this.#native.mapTypes(this.#fd, new Uint32Array(3), null, 0) === -EPERM;

@@ -24,6 +24,7 @@ import { Admission } from './admission.js';
 import { AgentCalls } from './agent-calls.js';
 import { BootstrapList, type BootstrapProblem } from './bootstrap.js';
 import { Dialler } from './dialler.js';
+import { DoubleLives } from './double-lives.js';
 import { Gossip, type TopicHandler } from './gossip.js';
 import { type Details, HELLO_PROTOCOL } from './hello.js';
 import { createSigner, peerIdOfIdentity, publicKeyOfPeerId, type Signer } from './identity.js';
@@ -80,6 +81,7 @@ class Libp2pMesh implements Mesh {
   readonly #topics: Topics;
   readonly #streams: StreamService;
   readonly #admission: Admission;
+  readonly #lives = new DoubleLives();
   readonly #membership: Membership;
   readonly #watch: LinkWatch;
   readonly #dialler: Dialler;
@@ -297,6 +299,10 @@ class Libp2pMesh implements Mesh {
     return this.#bootstrap.problems();
   }
 
+  identityProblems(): string[] {
+    return this.#lives.problems(this.#deps.nowMs());
+  }
+
   subscribe(topic: string, onMessage: TopicHandler): void {
     this.#topics.subscribe(topic, onMessage);
   }
@@ -377,6 +383,9 @@ class Libp2pMesh implements Mesh {
     this.#watchdog.joined(peerId, this.#topics.hasJoined(peerId));
     this.#membership.nameLinks();
     this.#log.info({ peerId, direction, address: connection.remoteAddr.toString() }, 'peer is greeted');
+    const remote = connection.remoteAddr.toString();
+    const double = this.#lives.greeted(peerId, details.startMs, link.listen[0] ?? remote, nowMs);
+    if (double !== null) this.#log.warn({ peerId }, double);
     link.outcome.resolve({ kind: 'greeted' });
     this.#topics.raise(link);
     this.#dialler.dialDue();

@@ -116,6 +116,8 @@ export interface Mesh {
    * `definitive` reasons (other cluster, wrong secret, not allowed) do not go away by waiting.
    */
   bootstrapProblems(): { address: string; reason: string; definitive: boolean }[];
+  /** PeerIds that two nodes use at the same time, a sentence for each. */
+  identityProblems(): string[];
 }
 
 /** Largest gossip message. Far under gossipsub's 4 MiB so that many fit into one RPC (FACTS trap 2). */

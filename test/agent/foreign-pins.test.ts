@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
+import { loadNative } from '../../src/kernel/native.js';
 import { mapmesh, TestAgent } from '../support/agents.js';
 import {
   createPinnedMap,
@@ -46,6 +47,43 @@ describe('pins of others', { skip: kernelMapsImpossible() ?? false, concurrency:
       (await agent.status()).maps.some((map) => map.name === name && map.state === 'live'),
     );
   }
+
+  it('whose map is frozen are said to be so, also to root, and the other maps go on', async () => {
+    const path = maps.create('fw', { ...SHAPE, maxEntries: 100 });
+    // Not by its pin: an agent looks at that once more when it has started.
+    const agent = await start({ fw: `id:${pinnedMapId(path)}`, m: 'memory:4:8:10' });
+    const native = loadNative();
+    const fd = native.mapOpenPin(path);
+    assert.equal(native.mapFreeze(fd), 0);
+    native.close(fd);
+    const put = (name: string) => mapmesh('put', name, ...ENTRY, '--api', agent.api);
+    const { code, stderr } = put('fw');
+    assert.equal(code, 1);
+    assert.match(
+      stderr,
+      /EPERM \(the map is frozen: .* Have its owner make it anew, without BPF_MAP_FREEZE\)/,
+    );
+    assert.doesNotMatch(stderr, /root/);
+    assert.match(
+      (await agent.map('fw')).problems.join(),
+      /1 entry refused by the kernel: EPERM \(the map is frozen/,
+    );
+    assert.equal(put('m').code, 0);
+  });
+
+  it('are what a map is resized by: without one that is refused before the catalog says so', async () => {
+    const agent = await start({ m: 'memory:4:8:10' }, '--pin-root', maps.directory);
+    const shown = () => mapmesh('map', 'show', 'm', '--api', agent.api).stdout;
+    await until('the catalog to have it', () => shown() !== '');
+    const { code, stderr } = mapmesh('map', 'resize', 'm', '--max-entries', '20', '--api', agent.api);
+    assert.equal(code, 1);
+    assert.match(
+      stderr,
+      /Cannot resize map "m": it is not bound by a pin on this node \[ERR_RESIZE\]\nhint: Bind it/,
+    );
+    assert.match(shown(), / 10 entries/);
+    assert.equal((await agent.status()).degraded, false);
+  });
 
   it('called like a map with -old or -new behind it are not taken for the rest of a resize', async () => {
     const path = maps.create('fw', { ...SHAPE, maxEntries: 100 });

@@ -387,6 +387,10 @@ export class SimMesh implements Mesh {
     this.#services.set(protocol, handler);
   }
 
+  identityProblems(): string[] {
+    return [];
+  }
+
   bootstrapProblems(): { address: string; reason: string; definitive: boolean }[] {
     return [];
   }

@@ -48,7 +48,8 @@ export function addMapCommands(program: Command): void {
     .requiredOption('--max-entries <N>', 'room for so many entries, more than now')
     .action(async (name: string, flags: ClientFlags & { maxEntries: string }) => {
       const maxEntries = wholeNumber('--max-entries', flags.maxEntries)!;
-      await shown(await clientOf(flags).resizeMap(name, maxEntries), name, flags);
+      const { resizeProblem } = await shown(await clientOf(flags).resizeMap(name, maxEntries), name, flags);
+      if (resizeProblem !== null) process.exitCode = 1;
     });
   withClientFlags(map.command('rm'))
     .description('remove a map from the catalog: no node replicates it any more; kernel maps stay')
@@ -67,7 +68,9 @@ export function addMapCommands(program: Command): void {
   withClientFlags(map.command('show'))
     .description('show one map of the catalog: shape, types, policy')
     .argument('<NAME>', 'map of the catalog')
-    .action(async (name: string, flags: ClientFlags) => shown(await clientOf(flags).catalog(), name, flags));
+    .action(async (name: string, flags: ClientFlags) => {
+      await shown(await clientOf(flags).catalog(), name, flags);
+    });
   withClientFlags(map.command('editors'))
     .description('who may change the catalog; without PEERIDs: list them')
     .argument('[PEERID...]', 'from now on only these')
@@ -125,13 +128,14 @@ function wholeNumber(flag: string, text: string | undefined): number | undefined
   throw new MapmeshError('ERR_USAGE', `Cannot use ${flag} "${text}": expected a whole number`);
 }
 
-async function shown(report: CatalogReport, name: string, flags: ClientFlags): Promise<void> {
+async function shown(report: CatalogReport, name: string, flags: ClientFlags): Promise<CatalogMapReport> {
   const map = report.maps.find((each) => each.name === name);
   if (map === undefined) {
     const names = report.maps.map((each) => each.name).join(', ') || 'none';
     throw new MapmeshError('ERR_NO_SUCH_MAP', `Cannot show map "${name}": the catalog has ${names}`);
   }
   await (flags.json ? printJson(map) : printLine(renderMap(map)));
+  return map;
 }
 
 /** For people; pure, so that a test can look at it. */
