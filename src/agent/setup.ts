@@ -62,7 +62,12 @@ export function openCaptureFor(
   log: Log,
 ): CapturePort {
   const hasKernelMaps = [...ports.values()].some((port) => port.info.kernelId !== null);
-  if (!hasKernelMaps && settings.pinRoot === null) return openCapture('sweep');
+  if (!hasKernelMaps && settings.pinRoot === null) {
+    const { capture } = settings;
+    if (capture !== 'auto' && capture !== 'sweep')
+      log.warn({ capture }, '--capture counts for nothing: there is no kernel map to be captured');
+    return openCapture('sweep');
+  }
   const capture = openCapture(settings.capture, { ringBytes: settings.ringBytes });
   for (const reason of capture.tierReasons)
     log.info({ tier: capture.tier, reason }, 'a better capture tier cannot be used');

@@ -247,11 +247,15 @@ export class ApiClient {
 
   #unreachable(error: unknown): MapmeshError {
     const { code, message } = error as NodeJS.ErrnoException;
-    const what = REASONS[code ?? ''] ?? message;
+    // What node calls everything that is wrong with an answer as HTTP.
+    const isOther = code?.startsWith('HPE_') === true;
+    const what = isOther ? 'what answers there is no mapmesh API' : (REASONS[code ?? ''] ?? message);
     const hint =
       code === 'EACCES'
         ? 'The socket belongs to another user: run the command as that user, or as root.'
-        : 'Is the agent running (mapmesh agent --map NAME=SELECTOR)? Does --api have its address?';
+        : isOther
+          ? 'Is it the port of --listen? The agent prints the address of its API at start.'
+          : 'Is the agent running (mapmesh agent --map NAME=SELECTOR)? Does --api have its address?';
     return new UnreachableError('ERR_API', `Cannot reach the agent at "${this.#address}": ${what}`, {
       hint,
       cause: error,

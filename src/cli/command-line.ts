@@ -8,7 +8,13 @@ import { createProgram } from './program.js';
 export async function runCommandLine(argv: readonly string[]): Promise<void> {
   watchOutputs((error) => {
     process.exit(
-      fail(new MapmeshError('ERR_API', `Cannot write the output: ${error.message}`, { cause: error }), argv),
+      fail(
+        new MapmeshError('ERR_OUTPUT', `Cannot write the output: ${error.message}`, {
+          hint: 'Is the disk that it goes to full? What is there of it is incomplete.',
+          cause: error,
+        }),
+        argv,
+      ),
     );
   });
   try {

@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { VERSION } from '../agent/version.js';
 import { addAgentCommands } from './commands/agent.js';
 import { addEntryCommands } from './commands/entries.js';
+import { addHelpCommand } from './commands/help.js';
 import { addMaintenanceCommands } from './commands/maintenance.js';
 import { addMapCommands } from './commands/map.js';
 import { addStatusCommands } from './commands/status.js';
@@ -12,7 +13,6 @@ export function createProgram(): Command {
   const program = new Command('mapmesh')
     .description('Keeps eBPF maps in step across any number of Linux hosts, with no coordinator')
     .version(VERSION)
-    .helpCommand('help [COMMAND]', 'say what there is, or what a command takes')
     .exitOverride()
     // Failures are printed in one place (failure.ts); help that was asked for still goes to standard output.
     .configureOutput({ writeErr: () => undefined })
@@ -23,5 +23,6 @@ export function createProgram(): Command {
   addWatchCommand(program);
   addMaintenanceCommands(program);
   addMapCommands(program);
+  addHelpCommand(program);
   return program;
 }

@@ -37,6 +37,7 @@ export const ERROR_CODES = {
   ERR_PEER: 'a peer is gone, or a stream to it broke',
   ERR_RESIZE: 'the map cannot be resized, or not now',
   ERR_LIMIT: 'a named limit would be exceeded',
+  ERR_OUTPUT: 'standard output cannot be written: the disk is full, say',
   ERR_API: 'the agent cannot be reached or refused the request',
 } as const;
 

@@ -240,6 +240,14 @@ describe('a node that does not fit the mesh', { concurrency: false }, () => {
     assert.match(await answer.text(), /keyBytes \(--key\) is not given"/);
   });
 
+  it('takes flags of a map in either notation', () => {
+    const shape = ['--type', 'hash', '--key', '4', '--value', '4', '--max-entries', '10'];
+    for (const flags of ['1024', '0x400']) {
+      const { stderr } = mapmesh('map', 'add', 'x', ...shape, '--flags', flags, '--api', open.api);
+      assert.match(stderr, /hash maps do not take flags 0x400/);
+    }
+  });
+
   it('is told by commands when keys and values have the wrong size', () => {
     const long = mapmesh('put', '--api', open.api, 'm', '0102', '0102030405060708');
     assert.equal(long.code, 1);

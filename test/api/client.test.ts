@@ -1,7 +1,7 @@
 /** The client against a real server, no server, and servers that are something else. */
 import assert from 'node:assert/strict';
 import { createServer, type RequestListener, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { ApiClient, type Patience } from '../../src/api/client.js';
 import { type ApiServer, startApiServer } from '../../src/api/server.js';
@@ -75,6 +75,19 @@ describe('client', () => {
     assert.equal(error.code, 'ERR_API');
     assert.match(error.message, /^Cannot reach the agent at "127\.0\.0\.1:\d+": connection refused$/);
     assert.match(error.hint, /is the agent running/i);
+  });
+
+  it('says that what answers speaks no HTTP, and where it may be', async () => {
+    const mesh = createTcpServer((socket) => socket.end('\u0013/multistream/1.0.0\n'));
+    await new Promise<void>((resolve) => mesh.listen(0, '127.0.0.1', resolve));
+    const { port } = mesh.address() as AddressInfo;
+    try {
+      const error = await rejection(new ApiClient({ host: '127.0.0.1', port }).status());
+      assert.match(error.message, /^Cannot reach the agent at .*: what answers there is no mapmesh API$/);
+      assert.match(error.hint, /--listen/);
+    } finally {
+      mesh.close();
+    }
   });
 
   it('says that something else answers', async () => {

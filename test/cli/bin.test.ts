@@ -64,6 +64,17 @@ describe('usage', () => {
       [['put', 'blocklist', '00'], /missing required argument 'VALUE'/],
       [['agent', '--map'], /argument missing/],
       [['map'], /"map" needs a command of its own[\s\S]*"mapmesh map --help" lists/],
+      [['help', 'foo'], /unknown command 'foo' \[ERR_USAGE\]\nhint: "mapmesh --help" lists the commands/],
+      [['help', 'statsu'], /Did you mean status\? "mapmesh --help" lists/],
+      [
+        ['help', 'map', 'lst'],
+        /unknown command 'lst' .*\nhint: Did you mean ls\? "mapmesh map --help" lists/,
+      ],
+      [['help', 'get', 'x'], /unknown command 'x' .*\nhint: "mapmesh get" has no commands of its own/],
+      [
+        ['map', 'add', 'x', '--flags', '0xg'],
+        /--flags "0xg": expected a whole number, decimal or like 0x400/,
+      ],
       [['map', 'lst'], /unknown command 'lst'[\s\S]*Did you mean ls\? "mapmesh map --help" lists/],
     ];
     const results = await Promise.all(table.map(([args]) => mapmesh(...args)));
@@ -88,6 +99,12 @@ describe('usage', () => {
     }
     assert.deepEqual(await mapmesh('help'), help);
     assert.deepEqual(await mapmesh('help', 'agent'), agent);
+    const add = await mapmesh('map', 'add', '--help');
+    for (const words of [
+      ['help', 'map', 'add'],
+      ['map', 'help', 'add'],
+    ])
+      assert.deepEqual(await mapmesh(...words), add);
     assert.match((await mapmesh('--version')).stdout, /^\d+\.\d+\.\d+\n$/);
   });
 });
@@ -300,7 +317,10 @@ describe('agent', () => {
   it('runs, keeps its data directory and ports to itself, and stops with 0', async () => {
     const data = join(dir, 'data');
     const common = ['agent', '--map', 'blocklist=memory:4:2:1024', '--listen', '/ip4/127.0.0.1/tcp/0'];
-    const agent = start(BIN, [...common, '--api', '127.0.0.1:0', '--data-dir', data]);
+    const agent = start(BIN, [
+      ...common,
+      ...['--capture', 'syscall', '--api', '127.0.0.1:0', '--data-dir', data],
+    ]);
     try {
       await until(
         'it is up',
@@ -326,7 +346,12 @@ describe('agent', () => {
     } finally {
       agent.child.kill('SIGTERM');
     }
-    assert.equal((await agent.finished).exitCode, 0);
+    const { exitCode, stderr } = await agent.finished;
+    assert.equal(exitCode, 0);
+    assert.match(
+      stderr,
+      /"warn".*"capture":"syscall","msg":"--capture counts for nothing: there is no kernel map/,
+    );
   });
 });
 
@@ -375,7 +400,7 @@ describe('output', () => {
     });
     const exitCode = await new Promise((resolve) => child.once('close', resolve));
     assert.equal(exitCode, 1);
-    assert.match(stderr, /^mapmesh: Cannot .*ENOSPC/);
+    assert.match(stderr, /^mapmesh: Cannot write the output: ENOSPC.* \[ERR_OUTPUT\]\nhint: Is the disk /);
   });
 
   it('is complete when the agent fails in the middle', async () => {

@@ -5,6 +5,7 @@ import { MapmeshError } from '../../core/errors.js';
 import { type ClientFlags, clientOf, tableColumns, withClientFlags } from '../common.js';
 import { note, printJson, printLine } from '../output.js';
 import { renderTable } from '../table.js';
+import { addHelpCommand } from './help.js';
 
 interface AddFlags extends ClientFlags {
   readonly type?: string;
@@ -27,7 +28,7 @@ export function addMapCommands(program: Command): void {
     .option('--key <BYTES>', 'size of a key')
     .option('--value <BYTES>', 'size of a value (of one CPU)')
     .option('--max-entries <N>', 'room for so many entries')
-    .option('--flags <N>', 'BPF_F_* flags, as a number')
+    .option('--flags <N>', 'BPF_F_* flags, as a number: 1024 or 0x400')
     .option(
       '--from <SELECTOR>',
       "shape and types of a map of the agent's host, which the name is bound to there",
@@ -76,6 +77,7 @@ export function addMapCommands(program: Command): void {
     .argument('[PEERID...]', 'from now on only these')
     .option('--everybody', 'from now on every member')
     .action(editors);
+  addHelpCommand(map);
 }
 
 async function add(name: string, flags: AddFlags): Promise<void> {
@@ -84,7 +86,7 @@ async function add(name: string, flags: AddFlags): Promise<void> {
     keyBytes: wholeNumber('--key', flags.key),
     valueBytes: wholeNumber('--value', flags.value),
     maxEntries: wholeNumber('--max-entries', flags.maxEntries),
-    flags: wholeNumber('--flags', flags.flags),
+    flags: flagBits(flags.flags),
     from: flags.from,
     policy: flags.policy,
   };
@@ -128,6 +130,14 @@ function wholeNumber(flag: string, text: string | undefined): number | undefined
   throw new MapmeshError('ERR_USAGE', `Cannot use ${flag} "${text}": expected a whole number`);
 }
 
+/** Flags are bits: people, headers and {@link renderMap} have them in hexadecimal. */
+function flagBits(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^(\d{1,10}|0x[0-9a-f]{1,8})$/i.test(text)) return Number(text);
+  const expected = 'expected a whole number, decimal or like 0x400';
+  throw new MapmeshError('ERR_USAGE', `Cannot use --flags "${text}": ${expected}`);
+}
+
 async function shown(report: CatalogReport, name: string, flags: ClientFlags): Promise<CatalogMapReport> {
   const map = report.maps.find((each) => each.name === name);
   if (map === undefined) {
@@ -168,7 +178,7 @@ export function renderMap(map: CatalogMapReport): string {
     maxEntriesHere === null || maxEntriesHere === maxEntries ? '' : ` (${maxEntriesHere} on this node)`;
   const sizes = `key ${map.keyBytes} B, value ${map.valueBytes} B, ${maxEntries} entries${here}`;
   const lines = [
-    `${map.name}: ${map.kind}, ${sizes}, flags ${map.flags}, ${map.byteOrder} endian`,
+    `${map.name}: ${map.kind}, ${sizes}, flags 0x${map.flags.toString(16)}, ${map.byteOrder} endian`,
     `added by ${map.addedBy} at ${new Date(map.addedMs).toISOString()}, generation ${map.generation}`,
     `here: ${hereOf(map)}`,
     ...[map.problem, map.resizeProblem].filter((each) => each !== null),
