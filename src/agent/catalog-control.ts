@@ -139,7 +139,10 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
   };
   return {
     problems: () => [
-      ...[...follower.problems.values()].map(({ message }) => message),
+      // One that comes from the kernel map knows only its id.
+      ...[...follower.problems].map(([name, { message }]) =>
+        message.includes(`"${name}"`) ? message : `${name}: ${message}`,
+      ),
       ...(catalog.problem === null ? [] : [catalog.problem]),
     ],
     problemOf,

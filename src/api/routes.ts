@@ -28,6 +28,7 @@ import { compareBytes, fromHex } from '../core/bytes.js';
 import { MapmeshError } from '../core/errors.js';
 import type { CatalogControl } from './catalog-control.js';
 import { addCatalogRoutes } from './catalog-routes.js';
+import { checked, wholeNumber } from './checked.js';
 import type { AgentControl } from './control.js';
 import { dumpStream } from './dump-stream.js';
 import { errorBody, HttpError } from './http-error.js';
@@ -83,7 +84,7 @@ function addNodeRoutes(app: FastifyInstance, control: AgentControl): void {
 }
 
 const READY_QUERY = z.strictObject({
-  waitMs: z.coerce.number().int().min(0).max(WAIT_READY_MS_MAX).default(0),
+  waitMs: wholeNumber(0, WAIT_READY_MS_MAX).default(0),
 });
 
 function addEntryRoutes(app: FastifyInstance, control: AgentControl): void {
@@ -186,13 +187,7 @@ function catalogOf({ catalog }: AgentControl): CatalogControl {
   throw new HttpError(501, 'ERR_API', 'Cannot use the catalog: this agent has none', '');
 }
 
-const RESIZE_QUERY = z.strictObject({
-  maxEntries: z.coerce
-    .number()
-    .int()
-    .min(1)
-    .max(2 ** 32 - 1),
-});
+const RESIZE_QUERY = z.strictObject({ maxEntries: wholeNumber(1, 2 ** 32 - 1) });
 
 function supported<N extends 'sweep' | 'diff' | 'release' | 'resize' | 'commit'>(
   control: AgentControl,
@@ -202,13 +197,4 @@ function supported<N extends 'sweep' | 'diff' | 'release' | 'resize' | 'commit'>
   if (operation !== undefined) return operation.bind(control) as NonNullable<AgentControl[N]>;
   const message = `Cannot ${name}: this agent does not support it`;
   throw new HttpError(501, 'ERR_API', message, 'Use an agent of the same version as this command.');
-}
-
-function checked<T>(schema: z.ZodType<T>, given: unknown): T {
-  const parsed = schema.safeParse(given);
-  if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'it'}: ${message}`);
-  throw new MapmeshError('ERR_USAGE', `Cannot read the request: ${problems.join('; ')}`, {
-    hint: 'README lists the routes and what they take.',
-  });
 }

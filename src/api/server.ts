@@ -108,10 +108,7 @@ async function listen(app: FastifyInstance, address: ApiAddress): Promise<ApiAdd
 }
 
 function addHooks(app: FastifyInstance, { log }: ApiComponents, listenHost: string | undefined): void {
-  // The raw bytes of a value.
-  app.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_request, body, done) => {
-    done(null, body);
-  });
+  addBodyParsers(app);
   app.addHook('onRequest', async ({ url, headers }) => {
     refuseWebPages(
       {
@@ -133,6 +130,28 @@ function addHooks(app: FastifyInstance, { log }: ApiComponents, listenHost: stri
   app.setErrorHandler((error: FastifyError | MapmeshError, request, reply) =>
     answerError(error, request, reply, log),
   );
+}
+
+/** Many clients name a type also where they send nothing: an empty body is none, whatever it is called. */
+function addBodyParsers(app: FastifyInstance): void {
+  const parseJson = app.getDefaultJsonParser('error', 'error');
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null, undefined);
+    else parseJson(request, body as string, done);
+  });
+  // The raw bytes of a value.
+  app.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_request, body, done) => {
+    done(null, body);
+  });
+  app.addContentTypeParser('*', { parseAs: 'buffer' }, ({ headers }, body, done) => {
+    if (body.length === 0) return done(null, undefined);
+    const type = headers['content-type'];
+    const is = type === undefined ? 'it has no content-type' : `its content-type is ${JSON.stringify(type)}`;
+    const what = `${is}, expected application/json (or application/octet-stream, for the bytes of a value)`;
+    const hint = "With curl: -H 'content-type: application/json'.";
+    done(new HttpError(415, 'ERR_USAGE', `Cannot read the request: ${what}`, hint), undefined);
+  });
 }
 
 function answerError(

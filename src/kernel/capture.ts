@@ -15,7 +15,7 @@
 import type { CaptureLosses, CapturePort, CaptureTier } from '../core/capture-port.js';
 import { invariant, MapmeshError } from '../core/errors.js';
 import type { MapInfo } from '../core/map-port.js';
-import { EBADF, ENOENT, EPERM, errnoName, kernelError } from './errno.js';
+import { EBADF, ENOENT, ENOSPC, EPERM, errnoName, kernelError } from './errno.js';
 import { kernelTypeOf } from './map-kinds.js';
 import {
   CAPTURE_OBJECT_PATH,
@@ -142,9 +142,10 @@ class KernelCapture implements KernelCapturePort {
     if (result === TIER_FENTRY) return 'fentry';
     if (result === TIER_SYSCALL) return 'syscall';
     if (result === 0) return 'sweep';
+    if (result !== -ENOSPC) throw kernelError(`Cannot watch map "id:${map.kernelId}"`, -result);
     throw new MapmeshError(
       'ERR_LIMIT',
-      `Cannot watch map "id:${map.kernelId}": ${errnoName(-result)}, expected at most ${WATCHED_MAPS_MAX} watched maps`,
+      `Cannot watch map "id:${map.kernelId}": ${WATCHED_MAPS_MAX} are watched, expected at most so many`,
       { hint: 'Replicate fewer maps with one agent, or use --capture sweep.' },
     );
   }

@@ -217,3 +217,20 @@ describe('a catalog without room', () => {
     assert.equal(follower.problems.size, 0);
   });
 });
+
+describe('problems of maps', () => {
+  it('name the map, also where only its kernel map was known', () => {
+    const errors = [
+      ['a', new MapmeshError('ERR_LIMIT', 'Cannot watch map "id:7": 64 are watched')],
+      ['b', new MapmeshError('ERR_MAP_SHAPE', 'Cannot replicate map "b": it is an array')],
+    ] as const;
+    const control = createCatalogControl({
+      follower: { problems: new Map(errors) },
+      catalog: { problem: null },
+    } as unknown as CatalogControlComponents);
+    assert.deepEqual(control.problems(), [
+      'a: Cannot watch map "id:7": 64 are watched',
+      'Cannot replicate map "b": it is an array',
+    ]);
+  });
+});

@@ -119,6 +119,39 @@ describe('entries', () => {
     assert.match(error.message, /deleted at 2026/);
   });
 
+  it('says what is wrong with what it is given, and what there could be', async () => {
+    const message = async (path: string, init: RequestInit = {}) =>
+      ((await json(path, init)).body as { error: { message: string } }).error.message;
+    const cannot = 'Cannot read the request: ';
+    const number = `${cannot}waitMs is "", expected a whole number from 0 to 60000`;
+    assert.equal(await message('/readyz?waitMs='), number);
+    assert.equal(await message('/readyz?waitMs=soon'), number.replace('""', '"soon"'));
+    assert.equal(await message('/readyz?wait=1'), `${cannot}wait not known, expected waitMs`);
+    assert.equal(await message(entry, put('{"value":7}')), `${cannot}value is 7, expected string`);
+    assert.equal(await message(entry, put('')), `${cannot}the body is not given, expected object`);
+    assert.match(
+      await message('/v1/maps/blocklist/entries?tombstones=x'),
+      /tombstones is "x", expected one of "true"\|"false"$/,
+    );
+  });
+
+  it('says which type a body is to have, and takes an empty one of any type for none', async () => {
+    const { error } = (await json(entry, put('{"value":"0001"}', 'application/x-www-form-urlencoded')))
+      .body as {
+      error: { message: string; hint: string };
+    };
+    assert.match(
+      error.message,
+      /its content-type is "application\/x-www-form-urlencoded", expected application\/json/,
+    );
+    assert.match(error.hint, /curl: -H 'content-type: application\/json'/);
+    for (const type of ['application/json', 'application/x-www-form-urlencoded']) {
+      const none = { body: '', headers: { 'content-type': type } };
+      assert.equal((await json(entry, { ...none, method: 'DELETE' })).status, 200);
+      assert.equal((await json('/v1/sweep', { ...none, method: 'POST' })).status, 200);
+    }
+  });
+
   it('takes the raw bytes of a value', async () => {
     await json(entry, put('\x07\x08', 'application/octet-stream'));
     assert.equal(((await json(entry)).body as RegisterJson).value, '0708');
@@ -144,7 +177,7 @@ describe('entries', () => {
       [entry, put('{"value":7}'), 400, 'ERR_USAGE'],
       [entry, put('{"value":"0000","x":1}'), 400, 'ERR_USAGE'],
       [entry, put('{'), 400, 'ERR_USAGE'],
-      [entry, put('0000', 'text/plain'), 400, 'ERR_USAGE'],
+      [entry, put('0000', 'text/plain'), 415, 'ERR_USAGE'],
       [entry, put('value=0000', 'application/x-www-form-urlencoded'), 415, 'ERR_USAGE'],
       [entry, put(JSON.stringify({ value: '0'.repeat(2 << 20) })), 413, 'ERR_LIMIT'],
       ['/v1/maps/blocklist/entries?tombstones=maybe', {}, 400, 'ERR_USAGE'],

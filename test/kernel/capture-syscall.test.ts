@@ -378,7 +378,10 @@ describe('capture, tier syscall', () => {
     for (const map of watchedMaps) assert.equal(many.watch(map.info), 'syscall');
     assert.throws(
       () => many.watch(extra.info),
-      (error) => error instanceof MapmeshError && error.code === 'ERR_LIMIT',
+      (error) =>
+        error instanceof MapmeshError &&
+        error.code === 'ERR_LIMIT' &&
+        error.message.endsWith(`: ${WATCHED_MAPS_MAX} are watched, expected at most so many`),
     );
     many.unwatch(watchedMaps[0]!.info.kernelId!);
     assert.equal(many.watch(extra.info), 'syscall');
