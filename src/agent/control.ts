@@ -225,8 +225,10 @@ export class Control implements AgentControl {
   }
 
   async resize(name: string, { maxEntries }: { readonly maxEntries: number }): Promise<MapReport> {
+    const { resizer, pump } = this.#parts;
+    await pump.started;
     const map = this.#writableMap(name);
-    await this.#parts.resizer.resize(map, maxEntries);
+    await resizer.resize(map, maxEntries);
     return this.#mapReport(map);
   }
 

@@ -147,14 +147,14 @@ export class Journal {
     });
     hlc.promise(replay.promisedUs);
     const { isLacking } = registers.replayed;
-    /** Others may have what the log has lost. */
-    const isInDoubt = isLacking || replay.isOtherBoot;
-    if (isInDoubt && replay.usedUs > 0) hlc.skipTo(stampAt(replay.usedUs));
+    /** Others may have what the log has not. */
+    const mayLack = isLacking || replay.isOtherBoot;
+    if (mayLack && replay.usedUs > 0) hlc.skipTo(stampAt(replay.usedUs));
     journal = new Journal(components, maps, hlc, log, registers);
     journal.mergedUs = replay.mergedUs;
     for (const map of agentMaps) {
       const { replica } = map.core;
-      if (isInDoubt) replica.doubtRestoredEnd();
+      if (mayLack) replica.doubtRestoredEnd();
       if (replica.batches.isOwnInDoubt) journal.#noteDoubt(map);
       if (replica.horizonUs > 0) purge(replica, 0, replica.table.end);
       const words = kernelMaps.get(map) ?? new Set();
@@ -466,11 +466,12 @@ export class Journal {
   }
 }
 
-/** Whether the kernel map may yet take something that is in the log. */
+/** How long to wait after a failure, as long as the one before was waited for. */
 function retryAfter(retryMs: number): number {
   return Math.min(Math.max(2 * retryMs, REWRITE_RETRY_MS_MIN), REWRITE_RETRY_MS_MAX);
 }
 
+/** Whether the kernel map may yet take something that is in the log. */
 function isInDoubt({ applyQueue, removals }: Mirror): boolean {
   return applyQueue.size > 0 || removals.size > 0;
 }
