@@ -68,7 +68,7 @@ describe('a map with two writers of three nodes', { skip, concurrency: false }, 
     assert.deepEqual(await Promise.all([0, 1].map(async (i) => (await agents[i]!.map('m')).refused)), [0, 0]);
     const metrics = await fetch(`http://${agents[C]!.api}/metrics`).then((response) => response.text());
     assert.match(metrics, new RegExp(`^mapmesh_map_refused_total{map="m"} ${refused}$`, 'm'));
-    assert.match(mapmesh('maps', '--api', agents[C]!.api).stdout, new RegExp(`${refused} refused`));
+    assert.match(mapmesh('maps', '--api', agents[C]!.api).stdout, new RegExp(`${refused}\\s+refused`));
     await untilSameDigest();
   });
 
