@@ -326,7 +326,9 @@ export class Journal {
     map.journal = this;
     replica.onDrop = (key) => this.drop(map, key);
     replica.onFoundings = () => this.foundings(map);
-    if (!map.bindings.every(({ hasHistory }) => hasHistory)) this.#inDoubt.add(map);
+    // Also what an earlier run left so: if nothing new comes, nobody else has the log say that it has been applied by now.
+    const isLeft = map.core.replica.mirrors.some(isInDoubt);
+    if (isLeft || !map.bindings.every(({ hasHistory }) => hasHistory)) this.#inDoubt.add(map);
     this.#followLinks(map);
     this.#noteKernelMaps(map);
   }

@@ -566,3 +566,28 @@ describe('that something is lacking of the time before', () => {
     assert.equal(last.core.replica.horizonUs, nowUs);
   });
 });
+
+describe('what a run was killed before it could note as applied', () => {
+  it('is noted by the next one, also if nothing new comes: what programs delete after that stays deleted', async () => {
+    const host = new Host();
+    const author = testNode(new ModelPort(host.clock), host.clock);
+    const killed = host.map();
+    const { tick } = await host.open([killed]);
+    killed.binding.nextSweep = 'periodic';
+    tick();
+    killed.receive(batchOf(author, 1));
+    applyAll(killed);
+    const second = host.map();
+    const { tick: later } = await host.open([second]);
+    sweepWhole(second.core.link.sweeper, 'restart');
+    second.binding.nextSweep = 'periodic';
+    second.holdsApplies = false;
+    applyAll(second);
+    later();
+    host.port.foreignDelete(keyOf(1));
+    const third = host.map();
+    await host.open([third]);
+    const { capturedDeletes } = sweepWhole(third.core.link.sweeper, 'restart');
+    assert.equal(capturedDeletes, 1);
+  });
+});
