@@ -64,6 +64,8 @@ export interface AgentComponents extends Omit<MapComponents, 'hlc' | 'origins'> 
   readonly ports: ReadonlyMap<string, MapPort>;
   /** Pins by which maps are bound, by the map's name. */
   readonly pins: ReadonlyMap<string, PinPort>;
+  /** The agent is to stop, perhaps before it has started: a map that cannot be read is not waited for any more. */
+  readonly stopping?: AbortSignal;
   createMesh(handlers: MeshHandlers): Mesh;
   /** Serves the API. @returns what ends that */
   serve(control: AgentControl): Promise<() => unknown>;
@@ -309,6 +311,7 @@ export async function composeAgent(
   cleanup.push(() => pump.stop());
   cleanup.push(() => sweeps.stop());
   cleanup.push(() => goingLive.stop());
+  components.stopping?.addEventListener('abort', () => goingLive.stop(), { once: true });
   cleanup.push(() => expiries.stop());
   cleanup.push(() => membership.stop());
   cleanup.push(() => reconciler.stop());

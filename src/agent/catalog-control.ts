@@ -131,8 +131,9 @@ export function createCatalogControl(components: CatalogControlComponents): Cata
     } finally {
       if (!isAdded) {
         takeBack?.();
-        // If that is not written now, it is when the next name is bound.
-        if (isBound) await source.unbind(name).catch(() => undefined);
+        // By another node's addition, meanwhile, it may be bound so. If this is not written now, it is with the next one.
+        const isTaken = catalog.content.maps.get(name)?.generation === generation;
+        if (isBound && !isTaken) await source.unbind(name).catch(() => undefined);
       }
     }
     return { name, problem: problemOf(name)?.message ?? null };

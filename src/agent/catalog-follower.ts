@@ -129,6 +129,7 @@ export class CatalogFollower {
     if (wanted?.generation === map.generation) {
       const differences = this.#differences(wanted, map.core.port);
       if (differences.length === 0) {
+        this.#problems.delete(map.name);
         const policy = this.#components.policyOf(wanted);
         if (!samePolicy(map.policy, policy)) {
           map.setPolicy(policy);
@@ -243,7 +244,11 @@ export class CatalogFollower {
   /** A map that the settings bind is known to the cluster from now on. */
   #enter(map: AgentMap): void {
     const { catalog, source, clock, peerId, publish } = this.#components;
-    if (map.state !== 'live' || !catalog.mayEdit()) return;
+    if (map.state !== 'live') return;
+    if (!catalog.mayEdit()) {
+      this.#problems.delete(map.name);
+      return;
+    }
     const { port } = map.core;
     const spec = specOf(port.info, port.types?.() ?? null, source.host);
     try {

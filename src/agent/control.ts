@@ -36,6 +36,9 @@ const RELEASE_CHUNK_ENTRIES = 512;
 const FROZEN =
   'EPERM (the map is frozen: nobody may write it by system calls any more. Have its owner make it anew, without BPF_MAP_FREEZE)';
 
+/** How long a write may wait for the start of the agent: less than clients wait for an answer. */
+const START_WAIT_MS = 5000;
+
 /** How far apart clocks may seem without being so: a hello takes its time. */
 const CLOCK_COMPARISON_MS = 1000;
 
@@ -147,13 +150,13 @@ export class Control implements AgentControl {
   }
 
   async put(name: string, key: Uint8Array, value: Uint8Array): Promise<WriteReport> {
-    await this.#parts.pump.started;
+    await this.#started();
     const map = this.#writableMap(name);
     return this.#written(map, map.core.put(key, value));
   }
 
   async del(name: string, key: Uint8Array): Promise<WriteReport> {
-    await this.#parts.pump.started;
+    await this.#started();
     const map = this.#writableMap(name);
     return this.#written(map, map.core.delete(key));
   }
@@ -208,7 +211,7 @@ export class Control implements AgentControl {
 
   async release(name: string, { refill }: { readonly refill: boolean }): Promise<ReleaseReport> {
     const { pump, timers } = this.#parts;
-    await pump.started;
+    await this.#started();
     const map = this.#writableMap(name);
     const turns = new Turns(timers);
     const sum = { deletes: 0, refilled: 0 };
@@ -225,16 +228,15 @@ export class Control implements AgentControl {
   }
 
   async resize(name: string, { maxEntries }: { readonly maxEntries: number }): Promise<MapReport> {
-    const { resizer, pump } = this.#parts;
-    await pump.started;
+    await this.#started();
     const map = this.#writableMap(name);
-    await resizer.resize(map, maxEntries);
+    await this.#parts.resizer.resize(map, maxEntries);
     return this.#mapReport(map);
   }
 
   async commit(name: string, { back }: { readonly back: boolean }): Promise<CommitReport> {
-    const { standby, pump } = this.#parts;
-    await pump.started;
+    const { standby } = this.#parts;
+    await this.#started();
     const map = this.#writableMap(name);
     const { entries } = map.core.replica;
     if (!back) {
@@ -259,6 +261,20 @@ export class Control implements AgentControl {
   }
 
   /** Applies what the write put into the queue, so that the answer can say whether the kernel took it. */
+  /** @throws HttpError 503, before whoever asked has given up: a write that is done later is none that anybody waits for */
+  async #started(): Promise<void> {
+    const { pump, timers } = this.#parts;
+    if (pump.hasStarted) return;
+    await Promise.race([pump.started, timers.delay(START_WAIT_MS)]);
+    if (pump.hasStarted) return;
+    throw new HttpError(
+      503,
+      'ERR_API',
+      'Cannot write yet: the agent is still comparing kernel maps with its log',
+      'Try again; its log says which map cannot be read.',
+    );
+  }
+
   async #written(map: AgentMap, entry: number): Promise<WriteReport> {
     const { replica } = map.core;
     const { hi, lo } = replica.stamp(entry);
@@ -269,10 +285,11 @@ export class Control implements AgentControl {
     if (isLogged) await this.#parts.pump.flushed();
     else this.#parts.pump.scheduleFlush();
     if (!map.isReplicated) {
-      throw new MapmeshError(
-        'ERR_NO_SUCH_MAP',
-        `Cannot write map "${map.name}": it has just ceased to be replicated here`,
-      );
+      this.#writableMap(map.name);
+      const what = `Cannot write map "${map.name}": it has just ceased to be replicated here`;
+      throw new MapmeshError('ERR_NO_SUCH_MAP', what, {
+        hint: 'Other nodes may have the write all the same.',
+      });
     }
     while (map.core.isApplying && mirror.has(entry, MirrorFlag.APPLY)) map.core.applyStep();
     if (map.core.isStandby) {

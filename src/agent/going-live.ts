@@ -71,12 +71,15 @@ export class GoingLive {
   /** Sweeps the map as soon as it can be read, or not at all if it is let go before. */
   async #sweep(map: AgentMap, modeOf: ModeOf): Promise<SweepResult> {
     const { sweeps, timers, log } = this.#components;
+    let told = '';
     while (!this.#stopped && map.isReplicated) {
       try {
         return await sweeps.sweep(map, modeOf);
       } catch (error) {
         if (!(error instanceof MapmeshError)) throw error;
-        log.warn({ map: map.name, code: error.code }, `${error.message}; it is tried again`);
+        if (error.message !== told)
+          log.warn({ map: map.name, code: error.code }, `${error.message}; it is tried again every second`);
+        told = error.message;
         await timers.delay(RETRY_MS);
       }
     }

@@ -8,6 +8,7 @@
  * 3 KERNEL   16 B map id, words: which kernel maps the registers are mirrored in (boot id and map id of each; not those that
  *            are yet to be filled), and `committed` if it was a standby; or `standby`, if in none, or `committing`, until
  *            they are filled (agent/standby.ts)
+ *            `new`: none has been filled in any run
  * 4 APPLIED  16 B map id: every register of the map that stands before this has reached the kernel map
  * 5 HORIZON  16 B map id, u64 us, u64 us: tombstones up to the first time are dropped; something is lacking of the time up to
  *            the second, so that it may not be less again (core/replica.ts)
@@ -58,10 +59,18 @@ export const RecordType = {
 } as const;
 
 /** What KERNEL says instead of, and after, the names of kernel maps. */
-export const KernelWord = { STANDBY: 'standby', COMMITTING: 'committing', COMMITTED: 'committed' } as const;
+export const KernelWord = {
+  STANDBY: 'standby',
+  COMMITTING: 'committing',
+  NEW: 'new',
+  COMMITTED: 'committed',
+} as const;
 
 /** Keys in one HELD or REFUSED record: far under the longest record, also with the longest keys. */
 export const RECORD_KEYS_MAX = 256;
+
+/** With more registers that the kernel map refuses, it is not noted each time which ones: only in the end. */
+export const REFUSED_MAX = 256;
 
 /** Where the keys of a HELD record start, and those of a REFUSED one. */
 export const HELD_KEYS_AT = MAP_ID_BYTES + 4;
@@ -112,7 +121,10 @@ export function* refusedRecords({ core: { replica, links } }: AgentMap): Generat
   const { table, mapId } = replica;
   for (const { port, mirror } of links) {
     const refused = [...new Set(mirror.pending.waiting())];
-    const lacked = new Set(refused.filter((entry) => isLacked(port, table.key(entry))));
+    const value = new Uint8Array(port.info.valueBytes);
+    // A look-up each: of more than are noted as a rule it is not asked.
+    const asked = refused.length > REFUSED_MAX ? [] : refused;
+    const lacked = new Set(asked.filter((entry) => isLacked(port, table.key(entry), value)));
     const others = refused.filter((entry) => !lacked.has(entry));
     yield* keyRecords([mapId, idOf(port), Buffer.of(0)], table, others);
     yield* keyRecords([mapId, idOf(port), Buffer.of(1)], table, [...lacked]);
@@ -120,10 +132,10 @@ export function* refusedRecords({ core: { replica, links } }: AgentMap): Generat
 }
 
 /** Whether the kernel map is known to have nothing by that key. */
-function isLacked(port: MapPort, key: Uint8Array): boolean {
+function isLacked(port: MapPort, key: Uint8Array, value: Uint8Array): boolean {
   if (outOfRange(port.info, key, 0) !== '') return false; // nobody can write it
   try {
-    return !port.lookup(key, new Uint8Array(port.info.valueBytes));
+    return !port.lookup(key, value);
   } catch (error) {
     if (!(error instanceof MapmeshError)) throw error;
     return false;
@@ -158,6 +170,8 @@ export function kernelRecord(map: AgentMap, bootId: string): Uint8Array | null {
     .map((binding) => nameOf(binding, bootId))
     .filter((name) => name !== null);
   if (map.isCommitted) names.push(KernelWord.COMMITTED);
+  // Who has never been filled recalls nothing of the mesh in the next run either.
+  if (names.length === 0 && !map.remembers) names.push(KernelWord.NEW);
   const isCommitting = map.bindings.some(({ nextSweep }) => nextSweep === 'forgetful');
   const words = map.core.isStandby ? [KernelWord.STANDBY] : isCommitting ? [KernelWord.COMMITTING] : names;
   return Buffer.concat([map.core.replica.mapId, Buffer.from(words.join(' '))]);

@@ -27,6 +27,7 @@ import {
   nameOf,
   numberRecord,
   RECORD_KEYS_MAX,
+  REFUSED_MAX,
   RecordType,
   refusedRecords,
   stampBytes,
@@ -44,9 +45,6 @@ const REWRITE_BYTES_MIN = 16 * 1024 * 1024;
 /** How soon a rewrite that failed is tried again, at first and at last: each try may fill a disk that has little room. */
 const REWRITE_RETRY_MS_MIN = 1000;
 const REWRITE_RETRY_MS_MAX = 60_000;
-
-/** With more registers that the kernel map refuses, it is not noted each time which ones: only in the end. */
-const REFUSED_MAX = 256;
 
 /** How long a snapshot waits for kernel maps to take what it says, and how often it looks. */
 const SNAPSHOT_WAIT_MS = 5000;
@@ -166,7 +164,7 @@ export class Journal {
         if (words.has(KernelWord.STANDBY) || words.has(KernelWord.COMMITTING))
           binding.nextSweep = 'forgetful';
       }
-      map.remembers = kernelMaps.has(map);
+      map.remembers = kernelMaps.has(map) && !words.has(KernelWord.NEW);
       journal.#follow(map);
     }
     const { records, bytes, tornBytes, holes } = registers.replayed;

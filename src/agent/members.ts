@@ -399,14 +399,15 @@ export class Members {
 
   /** Has the log know it, also if a reconcile raised it that broke at its end. */
   #noteHorizon(map: AgentMap): void {
-    const { horizonUs } = map.core.replica;
-    if (horizonUs === (this.#noted.get(map) ?? 0)) return;
+    const { horizonUs, lackingUs } = map.core.replica;
+    const now = `${horizonUs} ${lackingUs}`;
+    if (now === (this.#noted.get(map) ?? '0 0')) return;
     this.#components.journal?.horizon(map);
-    this.#noted.set(map, horizonUs);
+    this.#noted.set(map, now);
   }
 
-  /** Horizons that the log has. */
-  readonly #noted = new Map<AgentMap, number>();
+  /** Horizons that the log has, and of what time it says that something is lacking. */
+  readonly #noted = new Map<AgentMap, string>();
   /** Horizon up to which each map's tombstones have been dropped. */
   readonly #purged = new Map<AgentMap, number>();
 

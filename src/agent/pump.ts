@@ -46,6 +46,7 @@ export class Pump {
   readonly #retryTimer: Timer;
   /** From {@link start} to {@link stop}: only then is anything published or applied by itself. */
   #isRunning = false;
+  #hasStarted = false;
   #begin: () => void = () => undefined;
   #flushing: Promise<void> | null = null;
   #applying: Promise<void> | null = null;
@@ -94,9 +95,15 @@ export class Pump {
     if (kernelId !== null) this.#byKernelId.delete(kernelId);
   }
 
+  /** See {@link started}. */
+  get hasStarted(): boolean {
+    return this.#hasStarted;
+  }
+
   /** Starts draining the ring. */
   start(): void {
     this.#isRunning = true;
+    this.#hasStarted = true;
     this.#begin();
     this.#draining = this.#drainLoop().catch(this.#fail);
   }

@@ -116,6 +116,7 @@ export class Rebinder {
     const { path } = pin.pin;
     const identity = pin.pin.identity();
     if (identity === null && pin.isStopped) {
+      map.pinProblem = '';
       pin.identity = null; // whatever is pinned next is looked at, also under the number of the last one
       const what = `Cannot replicate map "${map.name}": there is no pin "${path}" any more`;
       return this.#halt(pin, new MapmeshError('ERR_NO_SUCH_MAP', what));

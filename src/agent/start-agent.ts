@@ -39,8 +39,10 @@ export interface RunningAgent {
   stop(): Promise<void>;
 }
 
-/** What tests replace. */
+/** When not to wait for a map any more that cannot be read, and what tests replace. */
 export interface AgentOverrides {
+  /** The agent is to stop, perhaps before it has started. */
+  readonly stopping?: AbortSignal;
   readonly clock?: Clock;
   /** Null: maps come and go as the test says, not as the catalog does. */
   readonly source?: MapSource | null;
@@ -92,6 +94,7 @@ async function start(
     secret,
     dataDir: store,
     bootId,
+    ...(overrides.stopping && { stopping: overrides.stopping }),
     pins: pinsOf(settings),
     source:
       overrides.source === undefined ? await openMapSource(settings, store, log, cleanup) : overrides.source,

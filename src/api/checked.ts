@@ -5,14 +5,16 @@ import { MapmeshError } from '../core/errors.js';
 /** Digits of a query; an empty text is no number. */
 export function wholeNumber(min: number, max: number) {
   const isOne = (text: string) => /^\d{1,15}$/.test(text) && Number(text) >= min && Number(text) <= max;
-  return z
-    .string()
-    .refine(isOne, { error: `expected a whole number from ${min} to ${max}` })
-    .transform(Number);
+  const error = `expected a whole number from ${min} to ${max}`;
+  return z.string({ error }).refine(isOne, { error }).transform(Number);
 }
 
 /** @throws MapmeshError ERR_USAGE */
 export function checked<T>(schema: z.ZodType<T>, given: unknown): T {
+  if (Buffer.isBuffer(given))
+    throw new MapmeshError('ERR_USAGE', 'Cannot read the request: the body is bytes, expected JSON', {
+      hint: 'Send it with "content-type: application/json".',
+    });
   const parsed = schema.safeParse(given);
   if (parsed.success) return parsed.data;
   const names = schema instanceof z.ZodObject ? Object.keys(schema.shape).join(', ') : '';
@@ -24,7 +26,8 @@ export function checked<T>(schema: z.ZodType<T>, given: unknown): T {
 
 /** @param names of the fields that there are */
 function problemOf(issue: z.core.$ZodIssue, given: unknown, names: string): string {
-  if (issue.code === 'unrecognized_keys') return `${issue.keys.join(', ')} not known, expected ${names}`;
+  if (issue.code === 'unrecognized_keys')
+    return `${issue.keys.slice(0, 5).join(', ')} not known, expected ${names}`;
   const { path } = issue;
   const value = path.reduce<unknown>((part, key) => (part as Record<PropertyKey, unknown>)?.[key], given);
   // "Invalid input: expected number, received undefined"

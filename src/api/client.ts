@@ -267,6 +267,7 @@ export class ApiClient {
 class Silence {
   readonly #abort = new AbortController();
   #timer: NodeJS.Timeout | undefined;
+  #last: NodeJS.Immediate | undefined;
 
   get signal(): AbortSignal {
     return this.#abort.signal;
@@ -274,12 +275,16 @@ class Silence {
 
   /** From now on it is waited for the other side, for so long. */
   begin(ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#abort.abort(), ms);
+    this.end();
+    // What has come while this process was stopped is read first.
+    this.#timer = setTimeout(() => {
+      this.#last = setImmediate(() => this.#abort.abort());
+    }, ms);
   }
 
   end(): void {
     clearTimeout(this.#timer);
+    clearImmediate(this.#last);
   }
 }
 

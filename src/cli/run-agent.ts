@@ -21,7 +21,12 @@ export interface RunningAgent {
   stop(): Promise<void>;
 }
 
-export type StartAgent = (settings: AgentSettings, log: Log) => Promise<RunningAgent>;
+/** @param options with what ends waiting, when the agent is to stop before it has started */
+export type StartAgent = (
+  settings: AgentSettings,
+  log: Log,
+  options: { readonly stopping: AbortSignal },
+) => Promise<RunningAgent>;
 
 export interface RunComponents {
   readonly startAgent: StartAgent;
@@ -50,9 +55,13 @@ interface Ending {
 export async function runAgent(settings: AgentSettings, components: RunComponents): Promise<0 | 1> {
   const { log, print } = components;
   const ending = processEnding(components);
-  const starting = components.startAgent(settings, log);
+  const stopping = new AbortController();
+  const starting = components.startAgent(settings, log, { stopping: stopping.signal });
   const first = await Promise.race([starting.then((agent) => ({ agent })), ending]);
-  if (!('agent' in first)) return endEarly(first, starting, components);
+  if (!('agent' in first)) {
+    stopping.abort();
+    return endEarly(first, starting, components);
+  }
   const { agent } = first;
   for (const multiaddr of agent.multiaddrs) print(`listening on ${multiaddr}`);
   print(`API on ${'path' in settings.api ? '' : 'http://'}${agent.apiAddress}`);

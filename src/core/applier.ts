@@ -188,8 +188,9 @@ export class Applier {
       copyRange(table.data(entry), at, at + keyBytes, this.#keys, i * keyBytes);
     });
     const window = this.#port.delete(this.#keys, held.length, this.#errnos);
-    this.#account(held, this.#windows.add(window));
-    if (this.#mirror.pending.size > 0) this.retrySoon();
+    const refused = this.#account(held, this.#windows.add(window));
+    // Room was made, unless nothing went.
+    if (refused < held.length && this.#mirror.pending.size > 0) this.retrySoon();
   }
 
   #update(entries: readonly number[]): void {
@@ -205,7 +206,8 @@ export class Applier {
     this.#account(entries, this.#windows.add(window));
   }
 
-  #account(entries: readonly number[], tick: number): void {
+  /** @returns how many the kernel has refused */
+  #account(entries: readonly number[], tick: number): number {
     const { pending } = this.#mirror;
     let failed = 0;
     let lastFailed = -1;
@@ -230,6 +232,7 @@ export class Applier {
     this.#counters.refused += failed;
     if (failed === 0) this.#retryDelayUs = RETRY_DELAY_US_MIN;
     else this.#retryAtUs = this.#clock.monotonicUs() + this.#retryDelayUs;
+    return failed;
   }
 
   #removalIsDue(): boolean {

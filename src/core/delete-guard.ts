@@ -28,6 +28,9 @@ export class DeleteGuard {
   /** Greatest level in each of the last steps, and over all of them. */
   readonly #peaks = new Float64Array(BUCKETS);
   #peak = 0;
+  /** Entries that others have added lately, less those that they have removed, and when they last did. */
+  #grown = 0;
+  #grownUs = 0;
   /** Number of the newest step. */
   #bucket = 0;
 
@@ -47,6 +50,25 @@ export class DeleteGuard {
     const slot = this.#bucket % BUCKETS;
     this.#peaks[slot] = Math.max(this.#peaks[slot]!, this.#level);
     this.#peak = Math.max(this.#peak, this.#level);
+  }
+
+  /** Notes that other hosts added so many entries, all in all, or removed them if less than 0: that is believed. */
+  changedElsewhere(timeUs: number, by: number): void {
+    if (timeUs - this.#grownUs > WINDOW_US) this.#grown = 0;
+    if (by > 0) {
+      this.inserted(timeUs, by);
+      this.#grown += by;
+      this.#grownUs = timeUs;
+      return;
+    }
+    // As many as came lately make up for that; of the rest the map was never as large.
+    const back = Math.min(-by, this.#grown);
+    const rest = -by - back;
+    this.#advance(timeUs);
+    this.#grown -= back;
+    this.#level -= back + rest;
+    for (let slot = 0; slot < BUCKETS; slot++) this.#peaks[slot]! -= rest;
+    this.#peak -= rest;
   }
 
   /**

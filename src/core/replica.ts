@@ -290,6 +290,7 @@ export class Replica extends Registers {
   settleRestored(refused: ReadonlyMap<Mirror, Refused> = new Map()): void {
     const before = new Map(this.priors);
     this.priors.clear();
+    const found = new Map<number, (Uint8Array | null)[] | undefined>();
     for (const mirror of this.#mirrors) {
       mirror.settled();
       for (const [key, isLacked] of refused.get(mirror) ?? []) {
@@ -297,9 +298,12 @@ export class Replica extends Registers {
         if (entry < 0) continue;
         mirror.push(entry);
         const priors = isLacked ? [null] : before.get(entry);
-        if (priors !== undefined) this.priors.set(entry, priors);
+        // Of two kernel maps each may have something else: what either has is no write of a program.
+        const others = found.has(entry) ? found.get(entry) : [];
+        found.set(entry, priors && others && [...others, ...priors]);
       }
     }
+    for (const [entry, priors] of found) if (priors !== undefined) this.priors.set(entry, priors);
   }
 
   /**
@@ -315,6 +319,7 @@ export class Replica extends Registers {
   /** A horizon beyond `timeUs` was a clock's mistake. To be called with {@link HybridClock.setBack}. */
   setHorizonBack(timeUs: number): void {
     this.#horizonUs = Math.min(this.#horizonUs, timeUs);
+    this.#lackingUs = Math.min(this.#lackingUs, timeUs);
   }
 
   /**

@@ -206,7 +206,8 @@ export class ReplicatedMap {
     const received = this.replica.receive(frame, stampUsMax, skipsKnown);
     // What comes from other hosts keeps up the size of the map as what is written here does.
     const more = this.replica.entries - before;
-    if (more > 0) for (const { guard } of this.#links) guard.inserted(this.#clock.monotonicUs(), more);
+    if (more !== 0)
+      for (const { guard } of this.#links) guard.changedElsewhere(this.#clock.monotonicUs(), more);
     this.counters.stale += received.stale;
     this.counters.heldBack += received.heldBack;
     return received;

@@ -194,7 +194,12 @@ export class KernelMap implements MapPort {
 
   get isFrozen(): boolean {
     invariant(this.#fd >= 0, 'the map is open');
-    return readMapInfo(this.#native, this.#fd).frozen;
+    try {
+      return readMapInfo(this.#native, this.#fd).frozen;
+    } catch (error) {
+      if (error instanceof MapmeshError) return false; // there are no fds left, say
+      throw error;
+    }
   }
 
   get hidesTypes(): boolean {

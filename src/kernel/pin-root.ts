@@ -70,6 +70,7 @@ function createPinned(path: string, map: MapToCreate): MadeMap | null {
   const { fd, typesProblem } = create(map);
   try {
     makeFolder(folder);
+    const { id } = readMapInfo(native, fd); // before there is anything to take back
     const result = native.pin(fd, path);
     if (result === -EEXIST) return null;
     if (result < 0)
@@ -80,7 +81,7 @@ function createPinned(path: string, map: MapToCreate): MadeMap | null {
         '',
         pinHint(folder, -result),
       );
-    return { id: readMapInfo(native, fd).id, typesProblem };
+    return { id, typesProblem };
   } finally {
     native.close(fd);
   }

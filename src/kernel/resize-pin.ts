@@ -71,7 +71,13 @@ export class ResizePin {
       }
       replacePin(this.#path, newPath);
     } catch (error) {
-      for (const path of pinned) removePin(path);
+      for (const path of pinned) {
+        try {
+          removePin(path);
+        } catch {
+          // Why it was not replaced is the error to tell; the next run, or the next try, finds what is left.
+        }
+      }
       throw error;
     }
   }

@@ -42,9 +42,14 @@ export class WholeMark {
   async #work(): Promise<void> {
     try {
       while (this.#isThere !== this.#isWanted) {
-        if (this.#isWanted) await (await this.#disk.create(this.#path)).close();
-        else await this.#disk.remove(this.#path);
-        this.#isThere = !this.#isThere;
+        if (this.#isWanted) {
+          const file = await this.#disk.create(this.#path);
+          this.#isThere = true;
+          await file.close();
+        } else {
+          await this.#disk.remove(this.#path);
+          this.#isThere = false;
+        }
       }
     } catch {
       // The log itself has the trouble, and tells of it; without the mark the next run is only more careful.

@@ -136,3 +136,33 @@ describe('applier', () => {
     assert.deepEqual([...port.entries.keys()], [toHex(key(8))]);
   });
 });
+
+describe('a delete that the kernel refuses', () => {
+  it('is tried again after a while, and not at once for ever', () => {
+    const clock = new TestClock();
+    const port = new ModelPort(clock);
+    const { map } = testNode(port, clock);
+    const author = testNode(new ModelPort(clock), clock);
+    author.map.put(Uint8Array.of(1, 0, 0, 0), Uint8Array.of(1, 1, 1, 1));
+    map.receive(author.map.nextBatch()!);
+    while (map.hasApplies()) map.applyStep();
+    author.map.delete(Uint8Array.of(1, 0, 0, 0));
+    map.receive(author.map.nextBatch()!);
+    const removal = port.delete.bind(port);
+    port.delete = (keys, count, errnos) => {
+      const window = removal(keys, 0, errnos);
+      errnos.fill(EBUSY, 0, count);
+      return window;
+    };
+    let steps = 0;
+    while (map.hasApplies() && steps < 1000) {
+      map.applyStep();
+      steps++;
+    }
+    assert.equal(steps, 1);
+    port.delete = removal;
+    clock.advance(60e6);
+    while (map.hasApplies()) map.applyStep();
+    assert.equal(port.entries.size, 0);
+  });
+});

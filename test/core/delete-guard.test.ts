@@ -144,3 +144,35 @@ describe('restore pacer', () => {
     for (let sweep = 0; sweep < 3; sweep++) assert.equal(pacer.budget(100, evicted), 100);
   });
 });
+
+describe('entries that others add and remove', () => {
+  /** 1,000 entries, of which 900 go within a second. @returns how many of those deletes are held */
+  function heldOf(elsewhere: (guard: DeleteGuard, timeUs: number, i: number) => void): number {
+    const map = new Emptied(1000);
+    for (let i = 0; i < 1000; i++) map.guard.inserted(SECOND_US);
+    for (let i = 0; i < 900; i++) {
+      const timeUs = 10 * SECOND_US + i * 1000;
+      elsewhere(map.guard, timeUs, i);
+      map.delete(timeUs);
+    }
+    return map.held;
+  }
+
+  it('make up for what goes here only as far as the map is as large for it', () => {
+    const alone = heldOf(() => undefined);
+    assert.equal(alone, 400);
+    const churn = heldOf((guard, timeUs) => {
+      guard.changedElsewhere(timeUs, 1);
+      guard.changedElsewhere(timeUs, -1);
+    });
+    assert.ok(churn >= alone && churn <= alone + 1, `${churn}`);
+    assert.ok(heldOf((guard, timeUs) => guard.changedElsewhere(timeUs, 1)) < alone);
+  });
+
+  it('are no deletes of a program', () => {
+    const guard = new DeleteGuard(0.5);
+    for (let i = 0; i < 1000; i++) guard.inserted(SECOND_US);
+    guard.changedElsewhere(10 * SECOND_US, -600);
+    assert.equal(guard.deleted(10 * SECOND_US, 400), false);
+  });
+});
