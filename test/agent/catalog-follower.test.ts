@@ -5,8 +5,10 @@ import { type CatalogControlComponents, createCatalogControl } from '../../src/a
 import { CatalogFollower, type FollowerComponents } from '../../src/agent/catalog-follower.js';
 import type { OpenedMap } from '../../src/agent/map-source.js';
 import { Catalog } from '../../src/catalog/catalog.js';
+import { specOf } from '../../src/catalog/map-spec.js';
 import { SILENT_LOG } from '../../src/config/log.js';
 import { MapmeshError } from '../../src/core/errors.js';
+import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
 import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
 import { ModelPort } from '../support/model-port.js';
 import { freshKeys, TestClock } from '../support/node.js';
@@ -54,6 +56,7 @@ function node({ isLasting = false }: { isLasting?: boolean } = {}) {
     ...shared,
     log: { ...SILENT_LOG, error: (_: unknown, message: string) => void logged.push(message) },
     bySettings: new Set(['own']),
+    policyOf: () => DEFAULT_POLICY,
     isLasting,
     startMap: (
       { name, generation }: { name: string; generation: number },
@@ -213,6 +216,23 @@ describe('a catalog without room', () => {
     assert.match(follower.problems.get('own')!.message, /^Cannot change the catalog: /);
     assert.deepEqual(logged, [follower.problems.get('own')!.message]);
     catalog.edit = () => null;
+    await follower.follow();
+    assert.equal(follower.problems.size, 0);
+  });
+
+  it('is no problem any more once another node has added the map', async () => {
+    const { follower, maps, clock, catalog } = full();
+    const port = new ModelPort(clock);
+    const policy = DEFAULT_POLICY;
+    const own = { name: 'own', generation: 1, state: 'live', core: { port }, bindings: [], policy };
+    maps.push(own);
+    await follower.follow();
+    assert.equal(follower.problems.size, 1);
+    const spec = specOf(port.info, null, { cpus: 1, byteOrder: 'little' });
+    const other = new Catalog({ ...freshKeys(), clientId: () => 1 }, 'default');
+    catalog.receive(
+      other.edit((draft) => draft.addMap('own', { ...spec, addedMs: 1, addedBy: peerIdOf('a') }))!,
+    );
     await follower.follow();
     assert.equal(follower.problems.size, 0);
   });

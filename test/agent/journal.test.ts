@@ -10,6 +10,7 @@ import { purge } from '../../src/core/forget.js';
 import { beginMesh, meet } from '../../src/core/foundings.js';
 import { HybridClock } from '../../src/core/hybrid-clock.js';
 import { DEFAULT_POLICY } from '../../src/core/map-policy.js';
+import type { Mirror } from '../../src/core/mirror.js';
 import { compareStamps, stampAt } from '../../src/core/stamp.js';
 import { EBUSY } from '../../src/kernel/errno.js';
 import type { RegisterLog } from '../../src/persist/register-log.js';
@@ -380,6 +381,26 @@ describe('a kernel map that is full', () => {
     assert.deepEqual([...host.port.entries.values()][0]!.value, VALUE);
   });
 
+  it('that one of two kernel maps lacks it says nothing of what the other one has', () => {
+    const host = new Host();
+    const author = testNode(new ModelPort(host.clock), host.clock);
+    const map = host.map(new HybridClock(), DEFAULT_POLICY, new ModelPort(host.clock, { kernelId: 2 }));
+    const { replica } = map.core;
+    replica.restore(batchOf(author, 1));
+    host.clock.advance(1e6);
+    author.map.put(keyOf(1), OTHER_VALUE);
+    replica.restore(author.map.nextBatch()!);
+    const name = toHex(keyOf(1));
+    const [newer, older] = replica.mirrors as [Mirror, Mirror];
+    const refused = new Map([
+      [older, new Map([[name, false]])],
+      [newer, new Map([[name, true]])],
+    ]);
+    replica.settleRestored(refused);
+    const priors = replica.priors.get(map.core.find(keyOf(1)))!;
+    assert.ok(priors.some((prior) => prior !== null && toHex(prior) === toHex(VALUE)));
+  });
+
   for (const room of [5, 3]) {
     it(`while it is resized, with room for ${room} of 5, leaves nothing of the new map in doubt`, async () => {
       const host = new Host(room);
@@ -589,5 +610,33 @@ describe('what a run was killed before it could note as applied', () => {
     await host.open([third]);
     const { capturedDeletes } = sweepWhole(third.core.link.sweeper, 'restart');
     assert.equal(capturedDeletes, 1);
+  });
+});
+
+describe('a node that was killed before its kernel map was filled', () => {
+  it('recalls nothing of the mesh in the next run either; one that was filled does', async () => {
+    const host = new Host();
+    const { tick } = await host.open([host.map()]);
+    tick();
+    const second = host.map();
+    const { tick: later } = await host.open([second]);
+    assert.equal(second.remembers, false);
+    fill(second);
+    later();
+    const third = host.map();
+    await host.open([third]);
+    assert.equal(third.remembers, true);
+  });
+});
+
+describe('a clock that was ahead and is set back', () => {
+  it('does not leave something lacking of a time that is yet to come', () => {
+    const host = new Host();
+    const { replica } = host.map().core;
+    replica.forgetHorizon(host.clock.wallUs() + 3600e6);
+    replica.setHorizonBack(host.clock.wallUs());
+    host.clock.advance(10e6);
+    replica.raiseHorizon(host.clock.wallUs());
+    assert.equal(replica.horizonUs, host.clock.wallUs());
   });
 });

@@ -16,7 +16,11 @@ const never = new Promise<never>(() => undefined);
 // Keeps the process alive, as the sockets of a real agent do.
 setInterval(() => undefined, 60_000);
 
-async function startAgent(): Promise<RunningAgent> {
+async function startAgent(
+  _settings: unknown,
+  _log: unknown,
+  { stopping }: { stopping: AbortSignal },
+): Promise<RunningAgent> {
   if (behaviour.has('start-fails')) {
     throw new MapmeshError('ERR_PORT_IN_USE', 'Cannot listen on "/ip4/0.0.0.0/tcp/7600": taken', {
       hint: 'Move.',
@@ -28,7 +32,7 @@ async function startAgent(): Promise<RunningAgent> {
   }
   if (behaviour.has('slow-start')) {
     process.stdout.write('starting\n');
-    await new Promise((resolve) => process.once('SIGTERM', resolve));
+    await new Promise((resolve) => stopping.addEventListener('abort', resolve));
   }
   const server = await startApiServer({ control: new FakeControl(), log }, { host: '127.0.0.1', port: 0 });
   if (behaviour.has('rejects')) setImmediate(() => void Promise.reject(new Error('nobody caught this')));
