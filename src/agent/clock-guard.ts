@@ -9,6 +9,8 @@
  * say that registers are held back: below that somebody may have merged them, and no stamp is used twice (I10). Nor do
  * they go back behind what this node promised the others (core/stability.ts). If another's clock was ahead at some
  * time, too, it may have merged what the rest held back: those registers keep their stamps, and wait for their time.
+ *
+ * What is still on its way to somebody when its time comes, under the old stamps, is not found out: it is merged then.
  */
 import type { Log } from '../config/log.js';
 import type { Clock } from '../core/clock.js';

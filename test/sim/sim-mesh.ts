@@ -53,8 +53,17 @@ interface Link {
   readonly known: Set<SimMesh>;
   isUp: boolean;
   readonly streams: Set<SimStream>;
-  /** Per direction: when what was sent last arrives, and bytes on their way. */
-  readonly ways: Map<SimMesh, { busyUntilUs: number; bytes: number }>;
+  readonly ways: Map<SimMesh, Way>;
+}
+
+/** One direction of a link. */
+interface Way {
+  /** When what was sent last has left. */
+  busyUntilUs: number;
+  /** That have not left yet. */
+  bytes: number;
+  /** What brings each message that has not arrived yet, in the order in which they were sent. */
+  readonly onTheWay: Set<() => void>;
 }
 
 interface Message {
@@ -126,6 +135,17 @@ export class SimNetwork {
     this.#slow.clear();
   }
 
+  /** What waits on links that were slow arrives: they are as fast as the others from now on. */
+  hurry(): void {
+    for (const { a, b, ways } of this.#links) {
+      for (const [from, way] of ways) {
+        const { process } = from === a ? b : a;
+        way.busyUntilUs = this.world.nowUs;
+        for (const arrive of way.onTheWay) process.at(this.world.nowUs + this.baseUs, arrive);
+      }
+    }
+  }
+
   isCut(from: SimMesh, to: SimMesh): boolean {
     return this.#cuts.has(`${from.name}>${to.name}`);
   }
@@ -170,13 +190,20 @@ export class SimNetwork {
     let atUs = sentUs + this.baseUs + this.random.between(0, jitterUsMax);
     way.busyUntilUs = sentUs;
     if (inOrder) atUs = sentUs + this.baseUs;
+    let queued = bytes;
     way.bytes += bytes;
-    to.process.at(atUs, () => {
+    const leave = (): void => {
+      way.bytes -= queued;
+      queued = 0;
+    };
+    const arriveOnce = (): void => {
+      if (!way.onTheWay.delete(arriveOnce)) return;
+      leave();
       if (this.#links.has(link) && link.isUp && !this.isCut(from, to)) arrive();
-    });
-    this.world.at(sentUs, () => {
-      way.bytes -= bytes;
-    });
+    };
+    way.onTheWay.add(arriveOnce);
+    to.process.at(atUs, arriveOnce);
+    this.world.at(sentUs, leave);
     return true;
   }
 
@@ -199,7 +226,8 @@ export class SimNetwork {
   }
 
   #connect(a: SimMesh, b: SimMesh): void {
-    const ways = new Map([a, b].map((side) => [side, { busyUntilUs: 0, bytes: 0 }] as const));
+    const ways = new Map<SimMesh, Way>();
+    for (const side of [a, b]) ways.set(side, { busyUntilUs: 0, bytes: 0, onTheWay: new Set() });
     const link: Link = { a, b, known: new Set(), isUp: true, streams: new Set(), ways };
     this.#links.add(link);
     for (const [from, to] of [

@@ -314,6 +314,7 @@ class Simulation {
     this.#isOver = true;
     this.#world.note('world', 'heals');
     this.#network.heal();
+    this.#network.hurry();
     Object.assign(this.#network.faults, NO_NETWORK_FAULTS);
     for (const host of this.#hosts) {
       Object.assign(host.kernel.faults, NO_KERNEL_FAULTS);
