@@ -4,6 +4,7 @@ import { CATALOG_PROTOCOL, CATALOG_TOPIC } from '../../src/agent/catalog-sync.js
 import type { CatalogControl } from '../../src/api/catalog-control.js';
 import { CatalogDocument } from '../../src/catalog/document.js';
 import { type EnvelopeBody, sealEnvelope } from '../../src/catalog/envelope.js';
+import { FOLD_CHANGES_MIN } from '../../src/catalog/limits.js';
 import { MapmeshError } from '../../src/core/errors.js';
 import { isArrayKind, type MapKind } from '../../src/core/map-port.js';
 import { peerIdOfPublicKey } from '../../src/mesh/identity.js';
@@ -26,6 +27,9 @@ const HASHES = 1;
 const CHANGE = 2;
 const END = 3;
 
+/** Of one host. With more it folds them (catalog/fold.ts): the oracle tells changes by their hashes, and would miss them. */
+const EDITS_MAX = FOLD_CHANGES_MIN / 2;
+
 export interface CatalogTroubleComponents {
   readonly world: World;
   readonly hosts: readonly SimHost[];
@@ -42,6 +46,7 @@ export class CatalogTrouble {
   /** A first list of editors was made: of two made apart each side would keep its own. */
   #hasList = false;
   #forged = 0;
+  readonly #edits = new Map<SimHost, number>();
   /** Nodes die no more. */
   isCalm = false;
 
@@ -74,6 +79,9 @@ export class CatalogTrouble {
     const host = random.pick(hosts);
     const { agent } = host;
     if (agent === null) return;
+    const edits = (this.#edits.get(host) ?? 0) + 1;
+    this.#edits.set(host, edits);
+    if (edits > EDITS_MAX) return;
     const dice = random.next();
     if (this.#on.has('editors') && dice < 0.1) this.#setEditors(host, agent);
     else if (this.#on.has('editors') && dice < 0.2) this.#forge(host, agent);
