@@ -112,7 +112,9 @@ export class HybridClock {
     const kept = stampAt(keptUs + 1);
     this.#again = { to: kept, from: Math.min(this.#counterMax + 1, COUNTER_FROM_MAX) };
     this.#last = this.#notAgain(stampAt(timeUs + 1)); // of that microsecond itself, several may have been issued
-    if (compareStamps(this.#newest.hi, this.#newest.lo, kept.hi, kept.lo) > 0) this.#newest = kept;
+    // Set back twice, the microsecond after what is kept has been used from its first counter on.
+    if (compareStamps(this.#newest.hi, this.#newest.lo, kept.hi, kept.lo) > 0)
+      this.#newest = { hi: kept.hi, lo: kept.lo + this.#again.from };
     this.#usedTo = this.#newest;
     for (const [hi, group] of this.#ahead) if (hi > kept.hi) this.#forget(hi, group);
   }

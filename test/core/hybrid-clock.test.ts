@@ -148,3 +148,23 @@ describe('HybridClock', () => {
     );
   });
 });
+
+it('a clock that is set back twice, with the same time kept, issues nothing twice in the microsecond after that', () => {
+  const clock = new HybridClock();
+  const keptUs = NOW_US + 1_000_000;
+  const seen = new Set<string>();
+  const issue = (eventUs: number, after?: Stamp): Stamp => {
+    const { hi, lo } = clock.issue(eventUs, after);
+    assert.ok(!seen.has(`${hi}.${lo}`), `${hi}.${lo}`);
+    seen.add(`${hi}.${lo}`);
+    return { hi, lo };
+  };
+  // While the clock was ahead; others may have merged this one.
+  const kept = issue(keptUs);
+  for (let i = 0; i < 10; i++) issue(keptUs + 3_000_000 + i);
+  for (let times = 0; times < 3; times++) {
+    clock.setBack(clock.freshUs(NOW_US + times * 20_000), keptUs);
+    clock.take(kept);
+    for (let i = 0; i < 10; i++) issue(NOW_US, kept);
+  }
+});
