@@ -285,7 +285,7 @@ export class Control implements AgentControl {
     if (isLogged) await this.#parts.pump.flushed();
     else this.#parts.pump.scheduleFlush();
     if (!map.isReplicated) {
-      this.#writableMap(map.name);
+      if (map.refusal !== null) this.#writableMap(map.name); // says why
       const what = `Cannot write map "${map.name}": it has just ceased to be replicated here`;
       throw new MapmeshError('ERR_NO_SUCH_MAP', what, {
         hint: 'Other nodes may have the write all the same.',

@@ -126,39 +126,35 @@ function restoreBatch({ core }: AgentMap, frame: Uint8Array): void {
 
 function restoreRefused({ refused }: Replay, map: AgentMap, payload: Uint8Array): void {
   const { keyBytes } = map.core.replica.shape;
-  const keysBytes = payload.length - REFUSED_KEYS_AT;
-  if (keysBytes < 0 || keysBytes % keyBytes !== 0)
-    throw damagedRecord(
-      RecordType.REFUSED,
-      `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
-    );
+  const offsets = keyOffsets(RecordType.REFUSED, payload, REFUSED_KEYS_AT, keyBytes);
   const mirror = mirrorOf(map, payload);
   if (mirror === undefined) return;
   const ofMap = refused.get(map) ?? new Map<Mirror, Map<string, boolean>>();
   refused.set(map, ofMap);
   const keys = ofMap.get(mirror) ?? new Map<string, boolean>();
   ofMap.set(mirror, keys);
-  for (let at = REFUSED_KEYS_AT; at < payload.length; at += keyBytes)
-    keys.set(toHex(payload.subarray(at, at + keyBytes)), payload[REFUSED_KEYS_AT - 1] === 1);
+  const isLacked = payload[REFUSED_KEYS_AT - 1] === 1;
+  for (const at of offsets) keys.set(toHex(payload.subarray(at, at + keyBytes)), isLacked);
+}
+
+function restoreHeld(map: AgentMap, payload: Uint8Array): void {
+  const { replica } = map.core;
+  const offsets = keyOffsets(RecordType.HELD, payload, HELD_KEYS_AT, replica.shape.keyBytes);
+  const mirror = mirrorOf(map, payload);
+  if (mirror === undefined) return;
+  for (const at of offsets) replica.restoreHeld(mirror, payload, at);
+}
+
+/** Where the keys of a HELD or REFUSED are. @throws MapmeshError ERR_DATA_DIR */
+function keyOffsets(type: number, payload: Uint8Array, keysAt: number, keyBytes: number): number[] {
+  const count = (payload.length - keysAt) / keyBytes;
+  if (count < 0 || !Number.isInteger(count))
+    throw damagedRecord(type, `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`);
+  return Array.from({ length: count }, (_, i) => keysAt + i * keyBytes);
 }
 
 /** Of the kernel map that a HELD or REFUSED names; undefined if the map is not in that one any more. */
 function mirrorOf(map: AgentMap, payload: Uint8Array): Mirror | undefined {
   const kernelId = Buffer.from(payload).readUInt32LE(MAP_ID_BYTES);
   return map.bindings.find((binding) => binding.kernelId === kernelId)?.link.mirror;
-}
-
-function restoreHeld(map: AgentMap, payload: Uint8Array): void {
-  const { replica } = map.core;
-  const { keyBytes } = replica.shape;
-  const keysBytes = payload.length - HELD_KEYS_AT;
-  if (keysBytes < 0 || keysBytes % keyBytes !== 0)
-    throw damagedRecord(
-      RecordType.HELD,
-      `it has ${payload.length} bytes, expected whole keys of ${keyBytes}`,
-    );
-  const mirror = mirrorOf(map, payload);
-  if (mirror === undefined) return;
-  for (let at = HELD_KEYS_AT; at + keyBytes <= payload.length; at += keyBytes)
-    replica.restoreHeld(mirror, payload, at);
 }
