@@ -14,7 +14,12 @@ export interface AgentLog {
   readonly log: Log;
   /** Writes what is still in memory; for the last moment of the process. */
   flush(): void;
+  /** Resolves when what was logged by now is written, or nobody reads it: {@link flush} does not wait for what is under way. */
+  written(): Promise<void>;
 }
+
+/** For whoever reads standard error to take the last lines. */
+const WRITTEN_MS_MAX = 500;
 
 export function createAgentLog(level: LogLevel, options: { readonly pretty: boolean }): AgentLog {
   const sink = destination({ fd: STDERR, sync: false, maxLength: BUFFER_BYTES_MAX });
@@ -45,7 +50,12 @@ export function createAgentLog(level: LogLevel, options: { readonly pretty: bool
       // Not open yet, or nobody reads: the process is about to end either way.
     }
   };
-  return { log, flush };
+  const written = (): Promise<void> => {
+    const isWritten = new Promise<void>((resolve) => sink.flush(() => resolve()));
+    const isLate = new Promise<void>((resolve) => setTimeout(resolve, WRITTEN_MS_MAX).unref());
+    return Promise.race([isWritten, isLate]);
+  };
+  return { log, flush, written };
 }
 
 /** `12:00:01.123 INFO  swept  map=blocklist durationMs=12` from a line of JSON. */

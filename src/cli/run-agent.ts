@@ -34,7 +34,7 @@ export interface RunComponents {
   /** For the lines that tell where the agent listens. */
   readonly print: (line: string) => void;
   /** For the last word of an agent that cannot go on. */
-  readonly printFailure: (error: MapmeshError) => void;
+  readonly printFailure: (error: MapmeshError) => Promise<void>;
   /** Writes the last log lines and ends the process. */
   readonly exit: (code: 0 | 1) => never;
   /** {@link STOP_MS_MAX} unless told. */
@@ -70,7 +70,7 @@ export async function runAgent(settings: AgentSettings, components: RunComponent
   else log.info({ signal: end.signal }, 'stopping');
   await withinLimit(() => agent.stop(), components);
   if (!('error' in end)) return 0;
-  if (end.error instanceof MapmeshError) components.printFailure(end.error);
+  if (end.error instanceof MapmeshError) await components.printFailure(end.error);
   return 1;
 }
 

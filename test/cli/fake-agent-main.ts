@@ -61,14 +61,14 @@ async function startAgent(
 
 watchOutputs(() => process.exit(1));
 onUnread('ignore');
-const { log, flush } = createAgentLog('info', { pretty: behaviour.has('pretty') });
+const { log, flush, written } = createAgentLog('info', { pretty: behaviour.has('pretty') });
 const exit = (code: 0 | 1): never => {
   flush();
   process.exit(code);
 };
 const print = (line: string) => process.stdout.write(`${line}\n`);
-const printFailure = (error: MapmeshError) => {
-  flush();
+const printFailure = async (error: MapmeshError) => {
+  await written();
   process.stderr.write(describeFailure(error, []).text);
 };
 try {

@@ -90,14 +90,14 @@ async function agent(flags: Record<string, unknown>): Promise<void> {
     import('../run-agent.js'),
     import('../../agent/start-agent.js'),
   ]);
-  const { log, flush } = createAgentLog(settings.logLevel, { pretty: process.stderr.isTTY });
+  const { log, flush, written } = createAgentLog(settings.logLevel, { pretty: process.stderr.isTTY });
   const exit = (code: 0 | 1): never => {
     flush();
     process.exit(code);
   };
   const print = (line: string) => process.stdout.write(`${line}\n`);
-  const printFailure = (error: MapmeshError) => {
-    flush();
+  const printFailure = async (error: MapmeshError) => {
+    await written();
     process.stderr.write(describeFailure(error, process.argv.slice(2)).text);
   };
   try {
